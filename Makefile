@@ -1,0 +1,73 @@
+# tandemfs: make, make test, make bench. Build folders: build/, build-address,undefined/, build-thread/.
+CC      ?= gcc
+PKG     := fuse3 sqlite3 liblz4 yaml-0.1
+CFLAGS  ?= -O2 -g
+SANITIZE ?=
+B       := build$(if $(SANITIZE),-$(SANITIZE))
+PREFIX  ?= /usr/local
+VERSION := 0.1.0
+
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wundef
+ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -DFUSE_USE_VERSION=314 -DTANDEMFS_VERSION='"$(VERSION)"' -I. $(WARN) \
+             $(shell pkg-config --cflags $(PKG)) -fno-omit-frame-pointer -pthread $(CFLAGS) \
+             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -DMUTEX_CHECK -O1)
+LDLIBS  := $(shell pkg-config --libs $(PKG)) -lnng -lisal -pthread -lm
+LTXLIBS := -llz4 -lisal -pthread
+
+lib_src  = $(wildcard $(1)/*.c) $(wildcard $(1)/*/*.c)
+obj      = $(patsubst %.c,$(B)/%.o,$(1))
+LTX_OBJ  := $(call obj,$(call lib_src,ltx))
+FS_OBJ   := $(call obj,$(call lib_src,fs))
+CLU_OBJ  := $(call obj,$(call lib_src,cluster))
+TOOL_OBJ := $(call obj,$(wildcard tools/*.c))
+LIB_OBJ  := $(call obj,$(wildcard tests/lib/*.c))
+
+# A unit test links its folder and what lies below it, and nothing else: the linker keeps the architecture.
+UNIT     := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/*/test_*.c))
+link_ltx     = $(B)/libltx.a
+link_fs      = $(B)/libfs.a $(B)/libltx.a
+link_cluster = $(B)/libcluster.a $(B)/libltx.a
+link_tools   = $(filter-out $(B)/tools/tandemfs.o,$(TOOL_OBJ)) $(B)/libfs.a $(B)/libcluster.a $(B)/libltx.a
+
+.PHONY: all unit test test-full bench clean install format check
+.SECONDARY:
+.SECONDEXPANSION:
+
+all: $(B)/tandemfs
+
+$(B)/libltx.a: $(LTX_OBJ)
+$(B)/libfs.a: $(FS_OBJ)
+$(B)/libcluster.a: $(CLU_OBJ)
+$(B)/%.a:
+	@rm -f $@ && ar rcs $@ $^
+
+$(B)/tandemfs: $(TOOL_OBJ) $(B)/libfs.a $(B)/libcluster.a $(B)/libltx.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIB_OBJ) $$(link_$$(firstword $$(subst /, ,$$*)))
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+unit: $(UNIT)
+	@set -e; for t in $(UNIT); do echo "== $$t"; $$t; done
+
+test: all unit
+	tests/run
+
+bench: all
+	tools/bench/run
+
+install: all
+	install -D -m 755 $(B)/tandemfs $(DESTDIR)$(PREFIX)/bin/tandemfs
+	install -D -m 644 docs/tandemfs.1 $(DESTDIR)$(PREFIX)/share/man/man1/tandemfs.1
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build build-*
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

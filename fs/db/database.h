@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_DATABASE_H
+#define FS_DB_DATABASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * What SQLite does to the files of one database, told event by event, and what follows from it: on
+ * the primary a commit becomes a record before the call that commits returns (docs/ARCHITECTURE.md,
+ * "the path of a write"). The FUSE adapter calls these; nothing here knows FUSE. All return 0 or a
+ * negated code of err.h, which the adapter turns into the errno of the reply. Every function may do
+ * file I/O; none waits for another FUSE request.
+ *
+ * A `struct database` exists for every path that is, or may become, a database: each ordinary file
+ * in the tree has one. Whether it is one is decided by its content when a commit is captured.
+ */
+struct database;
+
+enum file_kind {
+    FILE_MAIN,    /* a database, or a file that is none */
+    FILE_JOURNAL, /* NAME-journal */
+    FILE_WAL,     /* NAME-wal */
+    FILE_SHM,     /* NAME-shm */
+    FILE_SUPER,   /* NAME-mjXXXXXXXXX, the super-journal of a transaction over several databases */
+    FILE_KIND_COUNT
+};
+
+/*
+ * Classifies a path below the mount ("sub/app.db-wal") by its name; *base_len receives the length
+ * of the database's path in it (for FILE_MAIN: all of it).
+ */
+enum file_kind file_kind_of(const char *path, size_t *base_len);
+
+/* May a client open, create or truncate it so? `flags` as of open(2). On a replica: the rules of
+ * D6. */
+int database_may_open(struct database *db, enum file_kind kind, int flags, bool own);
+
+/* One more / one fewer open handle on a file of that kind. `fd` is the backing descriptor, the
+ * adapter's own. */
+void database_opened(struct database *db, enum file_kind kind, int flags, bool own);
+/* On each close(2) of a client's descriptor (FUSE flush). */
+int database_flushed(struct database *db, enum file_kind kind, bool own);
+/* When the last reference to an open file is gone (FUSE release), before the adapter closes the
+ * backing fd. */
+void database_released(struct database *db, enum file_kind kind, int flags, bool own);
+
+/*
+ * Around a write of n bytes at `off`: _before may refuse it; then the adapter writes to the backing
+ * file; _after may fail it (the commit could not be captured; _after has undone in the backing file
+ * what must not stay).
+ */
+int database_before_write(struct database *db, enum file_kind kind, bool own, int64_t off,
+                          size_t n);
+int database_after_write(struct database *db, enum file_kind kind, bool own, int64_t off, size_t n);
+
+/* Around ftruncate, also O_TRUNC. */
+int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size);
+int database_after_truncate(struct database *db, enum file_kind kind, bool own, int64_t size);
+
+/* fsync or fdatasync of a descriptor of that kind: does what durability asks for, the backing file
+ * included if needed. */
+int database_sync(struct database *db, enum file_kind kind, bool own, int fd);
+
+/* Around unlink. For a journal this is where a DELETE-mode transaction commits; for a
+ * super-journal, where all of its databases do. */
+int database_before_unlink(struct database *db, enum file_kind kind, bool own);
+void database_after_unlink(struct database *db, enum file_kind kind, bool own);
+
+/* Around rename of a file (not a folder) of kind `kind` to `to` (with its kind). */
+int database_before_rename(struct database *from, enum file_kind kind, struct database *to,
+                           enum file_kind to_kind);
+void database_after_rename(struct database *from, enum file_kind kind, struct database *to,
+                           enum file_kind to_kind);
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef LTX_LEDGER_H
+#define LTX_LEDGER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ltx/encode.h"
+#include "ltx/pagesums.h"
+#include "ltx/position.h"
+#include "ltx/txlog.h"
+
+/*
+ * One database as a sequence of transactions: its log, the position it has reached, its size and
+ * the checksum of each page. It knows nothing of SQLite's files: `fs` feeds it with commits on the
+ * primary, `cluster` with received records on a replica. Guarded by a mutex of its own; every
+ * function may be called from any thread and takes that mutex only for short, but those marked
+ * "blocks" do I/O.
+ *
+ * On disk, in its folder: log/ and ltx/ (see txlog.h), `sums` (pagesums.h), `state` (what the
+ * header of ledger.c says: name, page size, commit and the position S that the database file is
+ * known to have reached durably; records after S are redone at start).
+ */
+struct ledger;
+
+/* A transaction on its way in; the caller's memory, zeroed before the first use, reusable. */
+struct ledger_tx {
+    struct ledger *ledger;
+    struct txlog_append append;
+    struct ltx_encoder encoder;
+    struct ltx_header header;
+    struct ledger_delta *delta; /* page number and new sum of each page put */
+    size_t delta_len, delta_cap;
+    uint64_t checksum; /* running */
+    bool changed;
+    bool active;
+    bool sealed;
+};
+
+struct ledger_change {
+    uint32_t page_size; /* bytes; another than the database's only if every page is put */
+    uint32_t commit;    /* pages after the transaction; 0: the database is deleted */
+    uint64_t wal_offset, wal_size;
+    uint32_t wal_salt1, wal_salt2;
+};
+
+/*
+ * Primary: one committed transaction. ledger_begin, ledger_put_page for each page in rising page
+ * number (never the lock page), then ledger_publish. Any failure ends the transaction (as
+ * ledger_abort does). The pages between the old and the new size must all be put. Blocks (writes,
+ * never syncs).
+ */
+int ledger_begin(struct ledger *l, struct ledger_tx *tx, const struct ledger_change *change);
+int ledger_put_page(struct ledger_tx *tx, uint32_t pgno, const void *page);
+/* The record is complete and in the file, yet invisible: publish can no longer fail but by a broken
+ * invariant. Optional; for transactions over several databases: seal all, then publish all. */
+int ledger_seal(struct ledger_tx *tx);
+#define LEDGER_UNCHANGED 1 /* every page was as before and so was the size: no record was made */
+/* 0 and the new position, or LEDGER_UNCHANGED, or a negated code. `position` may be NULL. */
+int ledger_publish(struct ledger_tx *tx, struct position *position);
+void ledger_abort(struct ledger_tx *tx); /* does nothing if it is not active */
+void ledger_tx_fini(struct ledger_tx *tx);
+
+/*
+ * Replica: a record as it came from the primary, in pieces. ledger_receive_finish verifies all of
+ * it (structure, file checksum, that it follows on, and that the database's checksum after it is
+ * the one it states), updates the sums and publishes. A merged record (min <= txid+1 <= max) is
+ * taken too. With TXLOG_REBASE in `flags` it may follow on any position. On failure nothing is left
+ * of it.
+ */
+struct ledger_receive {
+    struct ledger *ledger;
+    struct txlog_append append;
+    uint64_t expected, got; /* bytes */
+    bool active;
+};
+int ledger_receive_begin(struct ledger *l, struct ledger_receive *r, uint64_t size, uint32_t flags);
+int ledger_receive_write(struct ledger_receive *r, const void *data, size_t n);
+int ledger_receive_finish(struct ledger_receive *r, struct position *position);
+void ledger_receive_abort(struct ledger_receive *r);
+
+/* What a ledger is now. */
+struct ledger_info {
+    struct position last;     /* in the log */
+    struct position durable;  /* in the log and on disk */
+    struct position applied;  /* in the database, as clients see it; see ledger_set_applied */
+    struct position recovery; /* S */
+    struct position first;    /* before the first record kept */
+    uint32_t page_size;       /* bytes; 0 = never seen */
+    uint32_t commit;          /* pages; 0 = deleted or never seen */
+    int64_t timestamp_ms;     /* of the last record; 0 = unknown */
+    int64_t log_bytes;
+    bool damaged;      /* see ledger_set_damaged */
+    char damage[128];  /* one clause why */
+    uint32_t diverged; /* LTX files in diverged/ for this database */
+};
+const char *ledger_name(const struct ledger *l); /* path below the mount, without a leading slash */
+struct txlog *ledger_log(struct ledger *l);
+void ledger_info(struct ledger *l, struct ledger_info *out);
+struct position ledger_last(struct ledger *l);
+struct position ledger_durable(struct ledger *l);
+struct position ledger_applied(struct ledger *l);
+int ledger_sync(struct ledger *l, uint64_t txid); /* blocks; see txlog_sync */
+
+uint64_t ledger_page_sum(struct ledger *l, uint32_t pgno);
+/* Copies up to n sums from page `first` on; returns how many there are. */
+uint32_t ledger_page_sums(struct ledger *l, uint32_t first, uint32_t n, uint64_t *out);
+uint32_t ledger_block_sums(struct ledger *l, uint32_t first_block, uint32_t n, uint64_t *out);
+
+/* fs says how far clients of this node see the database. Wakes the store's feed. ledger_publish
+ * does it itself; ledger_receive_finish does not: what was received is applied later. */
+void ledger_set_applied(struct ledger *l, struct position p);
+
+/* A database that cannot be used until it has been fetched again: set by fs or cluster, cleared by
+ * a rebase. */
+void ledger_set_damaged(struct ledger *l, const char *why);
+
+/*
+ * The database file on disk is known to hold everything up to `p` (the caller has synced it): keeps
+ * the sums and S = p, so that recovery starts there. Blocks. `p` is at or before the last position.
+ */
+int ledger_checkpoint(struct ledger *l, struct position p);
+
+/*
+ * "The file holds changes that no record has yet" (a plain copy in progress): kept on disk, so that
+ * a start after a crash compares the whole file. Cheap when nothing changes. Blocks on a change.
+ */
+int ledger_set_unclean(struct ledger *l, bool unclean);
+bool ledger_is_unclean(struct ledger *l);
+
+/* Keeps each record after `common` as diverged/<escaped name>/MIN-MAX.ltx (standard files). Blocks.
+ * *kept: files written. */
+int ledger_keep_diverged(struct ledger *l, uint64_t common, uint32_t *kept);
+
+#endif

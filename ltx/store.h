@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef LTX_STORE_H
+#define LTX_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ltx/feed.h"
+#include "ltx/ledger.h"
+
+/*
+ * All ledgers of this node: one folder each below <data>/db, named after the database with every
+ * byte but [A-Za-z0-9._-] written %XX (and '/' so too). A folder that cannot be read is named in a
+ * warning and left alone. Ledgers live as long as the store; one whose database was deleted stays,
+ * at commit 0.
+ *
+ * store_open, store_start (the sync and maintenance threads), ..., store_quit, store_join,
+ * store_close.
+ */
+struct store;
+
+/*
+ * Reads the current content of a page, for snapshots and for bringing up a replica; `fs` provides
+ * it. The content is one whose checksum the ledger held for the page at some moment during the
+ * call. -ERR_NOTFOUND: beyond the end; -ERR_BUSY: a transaction is changing it, try again;
+ * -ERR_DAMAGED: the file does not match the ledger. `page` has room for the ledger's page size at
+ * the call, which *page_size receives.
+ */
+struct page_reader {
+    int (*read)(void *ctx, struct ledger *l, uint32_t pgno, void *page, uint32_t *page_size);
+    void *ctx;
+};
+
+struct store_options {
+    int64_t segment_bytes;            /* see txlog.h; 0 = default */
+    struct txlog_retention retention; /* default: 24 h, no size limit */
+    uint64_t node_id;                 /* stands in the records */
+    int64_t group_sync_us; /* least time between two background syncs; 0 = default 1,000 */
+};
+
+/* `data_dirfd` is the data folder (borrowed, must outlive the store). Opening each ledger redoes
+ * its sums (not the database). */
+int store_open(struct store **out, int data_dirfd, const struct store_options *options);
+int store_start(struct store *s);
+void store_quit(struct store *s);
+void store_join(struct store *s);
+void store_close(struct store *s);
+
+/* Woken by every published and every durable record, every ledger_set_applied and every new ledger.
+ */
+struct feed *store_feed(struct store *s);
+
+struct ledger *store_find(struct store *s, const char *name); /* NULL if there is none */
+int store_get(struct store *s, const char *name,
+              struct ledger **out); /* creates it at position {0, 0} */
+/* The i-th ledger in the order of creation since the start, i < store_count. Order and pointers
+ * stay. */
+uint32_t store_count(struct store *s);
+struct ledger *store_at(struct store *s, uint32_t i);
+
+void store_set_page_reader(struct store *s, struct page_reader reader);
+struct page_reader store_page_reader(struct store *s);
+int store_data_dirfd(struct store *s);
+/* Number of foreign entries found in <data>/db and left alone, for status. */
+uint32_t store_foreign_count(struct store *s);
+
+#define STORE_NAME_MAX 4096
+/* Folder name for a database name; longer results than a file name may have end in '~' and a
+ * checksum. */
+int store_escape(const char *name, char out[256]);
+
+#endif
