@@ -64,8 +64,8 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
 int database_sync(struct database *db, enum file_kind kind, bool own, int fd);
 
 /* Around unlink. For a journal this is where a DELETE-mode transaction commits; for a
- * super-journal, where all of its databases do. */
-int database_before_unlink(struct database *db, enum file_kind kind, bool own);
+ * super-journal, where all of its databases do. `path` is the file's path below the mount. */
+int database_before_unlink(struct database *db, enum file_kind kind, const char *path, bool own);
 void database_after_unlink(struct database *db, enum file_kind kind, bool own);
 
 /* Around rename of a file (not a folder) of kind `kind` to `to` (with its kind). */
