@@ -55,7 +55,8 @@ static int segment_play_back(int fd, const struct segment *s, int64_t size, int6
     int64_t count = s->records == 0xffffffffu ? fit : s->records;
 
     *more = false;
-    /* SQLite takes a count of 0 in the last segment as "not synced": nothing was written to the database after it. */
+    /* SQLite takes a count of 0 in the last segment as "not synced": nothing was written to the
+     * database after it. */
     for (int64_t i = 0; i < count; i++) {
         if (*off + record_size > size)
             return 0;

@@ -8,9 +8,10 @@
 #include "ltx/base/assert.h"
 
 /*
- * The threads that are inside own_enter. There are few: the applier of each busy database, the thread that
- * captures plain files, and whoever runs an import. A slot holds a thread id, 0 if it is free; `in_use` lets
- * the common question "does any thread hold one" be answered without looking further.
+ * The threads that are inside own_enter. There are few: the applier of each busy database, the
+ * thread that captures plain files, and whoever runs an import. A slot holds a thread id, 0 if it
+ * is free; `in_use` lets the common question "does any thread hold one" be answered without looking
+ * further.
  */
 #define OWN_SLOTS 4096
 

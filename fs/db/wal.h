@@ -6,19 +6,13 @@
 #include <stdint.h>
 
 /*
- * SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, 4; wal.c of SQLite), big-endian:
- *   header, 32 bytes
- *     0 4  magic 0x377f0682, or ...83 if checksums read their input big-endian
- *     4 4  version 3007000
- *     8 4  page size
- *    12 4  checkpoint sequence number
- *    16 8  salts 1 and 2
- *    24 8  checksum of the 24 bytes before
- *   frames, 24 bytes and a page each
- *     0 4  page number
- *     4 4  database size in pages if this frame commits, else 0
- *     8 8  salts, as in the header; a frame with others is left over from an earlier round
- *    16 8  checksum of the header (first 24 bytes) and all frames so far (first 8 bytes and page of each)
+ * SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, 4; wal.c of SQLite),
+ * big-endian: header, 32 bytes 0 4  magic 0x377f0682, or ...83 if checksums read their input
+ * big-endian 4 4  version 3007000 8 4  page size 12 4  checkpoint sequence number 16 8  salts 1 and
+ * 2 24 8  checksum of the 24 bytes before frames, 24 bytes and a page each 0 4  page number 4 4
+ * database size in pages if this frame commits, else 0 8 8  salts, as in the header; a frame with
+ * others is left over from an earlier round 16 8  checksum of the header (first 24 bytes) and all
+ * frames so far (first 8 bytes and page of each)
  */
 #define WAL_HEADER_SIZE 32
 #define WAL_FRAME_HEADER_SIZE 24
@@ -47,12 +41,15 @@ bool wal_header_parse(const uint8_t in[WAL_HEADER_SIZE], struct wal_header *out)
 void wal_header_build(struct wal_header *h, uint8_t out[WAL_HEADER_SIZE]);
 
 /*
- * Is this frame (header and page together) the next one of the chain? Then cksum moves on. A frame with other salts, with page number 0, or with
- * a wrong checksum is not.
+ * Is this frame (header and page together) the next one of the chain? Then cksum moves on. A frame
+ * with other salts, with page number 0, or with a wrong checksum is not.
  */
-bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t cksum[2], struct wal_frame *out);
-/* Fills in the 24 bytes before a page, and moves cksum on. `frame` has room for header and page; the page is there already. */
-void wal_frame_build(const struct wal_header *h, uint8_t *frame, struct wal_frame f, uint32_t cksum[2]);
+bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t cksum[2],
+                     struct wal_frame *out);
+/* Fills in the 24 bytes before a page, and moves cksum on. `frame` has room for header and page;
+ * the page is there already. */
+void wal_frame_build(const struct wal_header *h, uint8_t *frame, struct wal_frame f,
+                     uint32_t cksum[2]);
 
 static inline int64_t wal_frame_size(uint32_t page_size)
 {
@@ -68,7 +65,9 @@ static inline int64_t wal_frame_offset(uint32_t page_size, uint32_t n)
 /* Number of the frame that holds byte `off`; 0 within the header. */
 static inline uint32_t wal_frame_at(uint32_t page_size, int64_t off)
 {
-    return off < WAL_HEADER_SIZE ? 0 : (uint32_t)((off - WAL_HEADER_SIZE) / wal_frame_size(page_size)) + 1;
+    return off < WAL_HEADER_SIZE
+               ? 0
+               : (uint32_t)((off - WAL_HEADER_SIZE) / wal_frame_size(page_size)) + 1;
 }
 
 #endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/db/walindex.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "ltx/base/bytes.h"
+#include "ltx/base/clock.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+
+#define HASH_SLOTS 8192
+#define HASH_OFFSET 16384
+#define HASH_PRIME 383u
+#define BACKFILL_OFFSET 96
+#define READMARK_OFFSET 100
+#define READMARK_COUNT 5
+#define READMARK_UNUSED 0xffffffffu
+#define BACKFILL_ATTEMPTED_OFFSET 128
+
+_Static_assert(sizeof(struct walindex_header) == 48, "the wal-index header has 48 bytes");
+
+void walindex_init(struct walindex *w, int fd)
+{
+    *w = (struct walindex){.fd = fd};
+}
+
+void walindex_fini(struct walindex *w)
+{
+    for (uint32_t i = 0; i < w->blocks; i++)
+        if (w->block[i])
+            munmap(w->block[i], WALINDEX_BLOCK);
+    free(w->block);
+    *w = (struct walindex){.fd = -1};
+}
+
+/* Maps block i; the file is extended to hold it if `grow`. */
+static int map_block(struct walindex *w, uint32_t i, bool grow, uint8_t **out)
+{
+    if (i < w->blocks && w->block[i]) {
+        *out = w->block[i];
+        return 0;
+    }
+    int64_t size, end = (int64_t)(i + 1) * WALINDEX_BLOCK;
+    int err = file_size(w->fd, &size);
+    if (err)
+        return err;
+    if (size < end) {
+        if (!grow)
+            return -ERR_BUSY;
+        /* As SQLite does: a byte at the end of each 4 kB, so that a full disk is met here and not
+         * in the mapping. */
+        for (int64_t off = size / 4096 * 4096 + 4095; !err && off < end; off += 4096)
+            if (off >= size)
+                err = file_write(w->fd, "", 1, off);
+        if (err)
+            return err;
+    }
+    if (i >= w->blocks) {
+        uint8_t **blocks = realloc(w->block, (i + 1) * sizeof *blocks);
+        if (!blocks)
+            return -ERR_NOMEM;
+        memset(blocks + w->blocks, 0, (i + 1 - w->blocks) * sizeof *blocks);
+        w->block = blocks;
+        w->blocks = i + 1;
+    }
+    void *map = mmap(NULL, WALINDEX_BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
+                     (off_t)i * WALINDEX_BLOCK);
+    if (map == MAP_FAILED)
+        return err_from_errno(errno);
+    w->block[i] = map;
+    *out = map;
+    return 0;
+}
+
+int walindex_read(struct walindex *w, struct walindex_header *out)
+{
+    uint8_t *b;
+    int err = map_block(w, 0, false, &b);
+    if (err)
+        return err;
+    for (int tries = 0; tries < 100; tries++) {
+        struct walindex_header h1, h2;
+        memcpy(&h1, b, sizeof h1);
+        atomic_thread_fence(memory_order_seq_cst);
+        memcpy(&h2, b + sizeof h1, sizeof h2);
+        if (memcmp(&h1, &h2, sizeof h1) != 0)
+            continue;
+        uint32_t cksum[2] = {0, 0};
+        wal_checksum(false, &h1, 40, cksum);
+        if (!h1.is_init || h1.version != WAL_VERSION || cksum[0] != h1.cksum[0] ||
+            cksum[1] != h1.cksum[1])
+            return -ERR_BUSY;
+        *out = h1;
+        return 0;
+    }
+    return -ERR_BUSY;
+}
+
+uint32_t walindex_page_size(const struct walindex_header *h)
+{
+    return (h->page_size & 0xfe00u) + ((h->page_size & 1u) << 16);
+}
+
+int walindex_backfill(struct walindex *w, uint32_t *frames)
+{
+    uint8_t *b;
+    int err = map_block(w, 0, false, &b);
+    if (!err)
+        *frames = atomic_load((_Atomic uint32_t *)(void *)(b + BACKFILL_OFFSET));
+    return err;
+}
+
+static uint32_t block_of(uint32_t frame)
+{
+    return (frame + WALINDEX_PAGES - WALINDEX_FIRST_PAGES - 1) / WALINDEX_PAGES;
+}
+
+/* The page numbers and the hash table of a block, and the number of the frame before its first. */
+struct table {
+    uint32_t *pgno;
+    uint16_t *hash;
+    uint32_t zero;
+};
+
+static int table_of(struct walindex *w, uint32_t block, struct table *t)
+{
+    uint8_t *b;
+    int err = map_block(w, block, true, &b);
+    if (err)
+        return err;
+    t->hash = (uint16_t *)(void *)(b + HASH_OFFSET);
+    t->pgno = (uint32_t *)(void *)(b + (block ? 0 : WALINDEX_HEADER_AREA));
+    t->zero = block ? WALINDEX_FIRST_PAGES + (block - 1) * WALINDEX_PAGES : 0;
+    return 0;
+}
+
+/* Takes out what a rolled-back or dead writer entered after mx_frame, in the block that holds it.
+ */
+static int clean_after(struct walindex *w, uint32_t mx_frame)
+{
+    struct table t;
+    if (mx_frame == 0)
+        return 0;
+    int err = table_of(w, block_of(mx_frame), &t);
+    if (err)
+        return err;
+    uint32_t limit = mx_frame - t.zero;
+    for (uint32_t i = 0; i < HASH_SLOTS; i++)
+        if (t.hash[i] > limit)
+            t.hash[i] = 0;
+    memset(t.pgno + limit, 0, (size_t)((uint8_t *)t.hash - (uint8_t *)(t.pgno + limit)));
+    return 0;
+}
+
+int walindex_append(struct walindex *w, uint32_t frame, uint32_t pgno, uint32_t mx_frame)
+{
+    struct table t;
+    int err = table_of(w, block_of(frame), &t);
+    if (err)
+        return err;
+    uint32_t index = frame - t.zero;
+    if (index == 1)
+        memset(t.pgno, 0, (size_t)((uint8_t *)(t.hash + HASH_SLOTS) - (uint8_t *)t.pgno));
+    if (t.pgno[index - 1] != 0) {
+        err = clean_after(w, mx_frame);
+        if (err)
+            return err;
+    }
+    uint32_t slot = pgno * HASH_PRIME & (HASH_SLOTS - 1);
+    for (uint32_t tries = index; t.hash[slot]; slot = (slot + 1) & (HASH_SLOTS - 1))
+        if (tries-- == 0)
+            return -ERR_CORRUPT;
+    t.pgno[index - 1] = pgno;
+    atomic_store((_Atomic uint16_t *)(void *)&t.hash[slot], (uint16_t)index);
+    return 0;
+}
+
+static int write_header(struct walindex *w, struct walindex_header *h)
+{
+    uint8_t *b;
+    int err = map_block(w, 0, true, &b);
+    if (err)
+        return err;
+    h->is_init = 1;
+    h->version = WAL_VERSION;
+    h->cksum[0] = h->cksum[1] = 0;
+    wal_checksum(false, h, 40, h->cksum);
+    memcpy(b + sizeof *h, h, sizeof *h);
+    atomic_thread_fence(memory_order_seq_cst);
+    memcpy(b, h, sizeof *h);
+    return 0;
+}
+
+int walindex_publish(struct walindex *w, struct walindex_header *h)
+{
+    h->change++;
+    return write_header(w, h);
+}
+
+int walindex_restart(struct walindex *w, struct walindex_header *h)
+{
+    uint8_t *b;
+    int err = map_block(w, 0, true, &b);
+    if (err)
+        return err;
+    h->mx_frame = 0;
+    put_be32(h->salt, get_be32(h->salt) + 1);
+    uint32_t random = (uint32_t)random_u64();
+    memcpy(h->salt + 4, &random, 4);
+    err = write_header(w, h);
+    if (err)
+        return err;
+    uint32_t *marks = (uint32_t *)(void *)(b + READMARK_OFFSET);
+    atomic_store((_Atomic uint32_t *)(void *)(b + BACKFILL_OFFSET), 0);
+    *(uint32_t *)(void *)(b + BACKFILL_ATTEMPTED_OFFSET) = 0;
+    marks[1] = 0;
+    for (int i = 2; i < READMARK_COUNT; i++)
+        marks[i] = READMARK_UNUSED;
+    return 0;
+}

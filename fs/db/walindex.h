@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_WALINDEX_H
+#define FS_DB_WALINDEX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fs/db/wal.h"
+
+/*
+ * SQLite's wal-index, the shared memory in -shm (https://www.sqlite.org/walformat.html, 2; wal.c of
+ * SQLite), in the byte order of the machine: 0 48  header; 48 48 the same again. Written second
+ * copy first: a reader that finds them equal has a whole one 96  4  nBackfill: frames that a
+ * checkpoint has copied into the database 100 20  five read marks 120  8  the lock bytes (locks.h)
+ *   128  4  nBackfillAttempted
+ *   136     page numbers of frames 1..4062, then from 16384 on a hash table of 8192 16-bit slots
+ * and from 32768 on blocks of the same size with 4096 page numbers each.
+ *
+ * The caller holds WAL_WRITE (LOCK_SHM_WRITE) around everything but walindex_read and
+ * walindex_backfill.
+ */
+#define WALINDEX_BLOCK 32768
+#define WALINDEX_HEADER_AREA 136
+#define WALINDEX_FIRST_PAGES 4062 /* page numbers in the first block */
+#define WALINDEX_PAGES 4096
+
+struct walindex_header { /* 48 bytes as they stand in the file */
+    uint32_t version;
+    uint32_t unused;
+    uint32_t change;
+    uint8_t is_init;
+    uint8_t big_endian;
+    uint16_t page_size; /* 1 stands for 65,536 */
+    uint32_t mx_frame;
+    uint32_t page_count;
+    uint32_t frame_cksum[2];
+    uint8_t salt[8];
+    uint32_t cksum[2];
+};
+
+struct walindex {
+    int fd;          /* -shm through the own mount; borrowed */
+    uint8_t **block; /* mapped, shared */
+    uint32_t blocks;
+};
+
+void walindex_init(struct walindex *w, int fd);
+void walindex_fini(struct walindex *w); /* unmaps */
+
+/* A consistent copy of the header. -ERR_BUSY: it is being changed or was never written; SQLite must
+ * recover it. */
+int walindex_read(struct walindex *w, struct walindex_header *out);
+uint32_t walindex_page_size(const struct walindex_header *h);
+int walindex_backfill(struct walindex *w, uint32_t *frames);
+
+/* Enters frame number `frame` for page `pgno` into the hash tables (grows the file). Invisible to
+ * readers until published. */
+int walindex_append(struct walindex *w, uint32_t frame, uint32_t pgno, uint32_t mx_frame);
+/* Makes everything up to h->mx_frame visible; h->change and h->cksum are updated. */
+int walindex_publish(struct walindex *w, struct walindex_header *h);
+/* After all frames were backfilled and no reader uses the WAL (the caller holds READ 1..4
+ * exclusively): begin at frame 1 with new salts. */
+int walindex_restart(struct walindex *w, struct walindex_header *h);
+
+#endif
