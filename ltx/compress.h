@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One page in, one page out, as an LZ4 block. The only file that includes lz4.h. */
+/* One page in, one page out, as an LZ4 block. The only file that includes lz4. */
 
 /* Room that compress_page may need for a page of this size, bytes. */
 size_t compress_bound(uint32_t page_size);
@@ -16,5 +16,11 @@ size_t compress_page(const void *page, uint32_t page_size, void *out, size_t roo
 
 /* Must give exactly page_size bytes, else -ERR_CORRUPT. */
 int decompress_page(const void *in, size_t n, void *page, uint32_t page_size);
+
+/*
+ * The same for a page as an LZ4 frame, which older writers of LTX files made: it begins at `in`,
+ * ends somewhere in the n bytes, and *used receives its length. Slow (it allocates).
+ */
+int decompress_page_frame(const void *in, size_t n, void *page, uint32_t page_size, size_t *used);
 
 #endif

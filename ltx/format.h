@@ -8,7 +8,6 @@
 
 /*
  * The bytes of an LTX record, version 3. All fixed-width integers are big-endian.
- * docs/LTX.md repeats this table with its sources.
  *
  *   header, 100 bytes
  *      0  4  magic "LTX1"
@@ -29,6 +28,7 @@
  *      4  2  flags: LTX_PAGE_SIZED
  *      6  4  size of the compressed data, bytes
  *     10  n  the page as one LZ4 block
+ *     (older writers: no flag, no size field, the page as an LZ4 frame; read, never written)
  *   six zero bytes
  *   index: for each page three uvarints (page number, offset of its header, size of the whole
  * entry), a zero uvarint, then 8 bytes: length of the list in bytes with its zero, without these 8

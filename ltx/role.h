@@ -28,11 +28,9 @@ struct role_state {
     int close_reason;            /* -ERR_X that role_enter gives while closed */
     unsigned inside;             /* commits that have entered and not left */
     char primary[ROLE_NAME_MAX]; /* advertised URL of the primary; "" = unknown */
-    int64_t lag_ms;              /* as last told; see role_lag_ms */
-    int64_t
-        contact_us; /* monotonic; when the primary was last known to be level with us; 0 = never */
-    bool connected;
-    struct feed changed;
+    int64_t level_us;            /* monotonic; when this node last lacked nothing, or role_init */
+    bool connected, level;       /* as role_contact said last */
+    struct feed changed;         /* role, gate, contact */
 };
 
 void role_init(struct role_state *r, uint64_t node_id);
@@ -58,7 +56,8 @@ bool role_primary(struct role_state *r, char out[ROLE_NAME_MAX]);
 
 /*
  * Replica: `cluster` reports contact with the primary. `level` says that nothing is missing here.
- * role_lag_ms: 0 on the primary and while in contact and level; else ms since that was last so.
+ * role_lag_ms: 0 on the primary and while in contact and level; else ms since that was last so,
+ * or since role_init if it never was.
  */
 void role_contact(struct role_state *r, bool connected, bool level);
 int64_t role_lag_ms(struct role_state *r);

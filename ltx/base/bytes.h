@@ -81,4 +81,23 @@ static inline size_t get_uvarint(const uint8_t *p, size_t left, uint64_t *v)
     return 0;
 }
 
+/* Reads 16 lower-case hexadecimal digits, as TXIDs and checksums are written. -1 if they are not.
+ */
+static inline int get_hex16(const char *p, uint64_t *v)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < 16; i++) {
+        unsigned digit;
+        if (p[i] >= '0' && p[i] <= '9')
+            digit = (unsigned)(p[i] - '0');
+        else if (p[i] >= 'a' && p[i] <= 'f')
+            digit = (unsigned)(p[i] - 'a') + 10;
+        else
+            return -1;
+        value = value << 4 | digit;
+    }
+    *v = value;
+    return 0;
+}
+
 #endif

@@ -51,7 +51,8 @@ int file_mkdir(int dirfd, const char *path, mode_t mode);  /* an existing folder
 int file_mkdirs(int dirfd, const char *path, mode_t mode); /* with its parents */
 int file_size(int fd, int64_t *size);
 bool file_exists(int dirfd, const char *path);
-/* Replaces `path` atomically: temporary file, sync, rename, sync of the folder. */
+/* Replaces `path` atomically: temporary file `path`.tmp, sync, rename, sync of the folder. One
+ * caller at a time for a path; a leftover of a crash is overwritten by the next. */
 int file_replace(int dirfd, const char *path, const void *data, size_t n, mode_t mode);
 
 #endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "ltx/feed.h"
+
+#include "ltx/base/clock.h"
+
+void feed_init(struct feed *f)
+{
+    mutex_init(&f->mutex, RANK_FEED);
+    cond_init(&f->cond);
+    f->count = 0;
+    f->closed = false;
+    f->waiters = 0;
+}
+
+void feed_fini(struct feed *f)
+{
+    cond_fini(&f->cond);
+    mutex_fini(&f->mutex);
+}
+
+uint64_t feed_count(struct feed *f)
+{
+    mutex_lock(&f->mutex);
+    uint64_t count = f->count;
+    mutex_unlock(&f->mutex);
+    return count;
+}
+
+void feed_wake(struct feed *f)
+{
+    mutex_lock(&f->mutex);
+    f->count++;
+    /* Most commits find nobody waiting; a broadcast would cost a system call all the same. */
+    if (f->waiters > 0)
+        cond_broadcast(&f->cond);
+    mutex_unlock(&f->mutex);
+}
+
+void feed_close(struct feed *f)
+{
+    mutex_lock(&f->mutex);
+    f->closed = true;
+    cond_broadcast(&f->cond);
+    mutex_unlock(&f->mutex);
+}
+
+bool feed_wait(struct feed *f, uint64_t seen, int64_t ms)
+{
+    struct mono start = mono_now();
+    mutex_lock(&f->mutex);
+    f->waiters++;
+    while (!f->closed && f->count == seen) {
+        if (ms < 0) {
+            cond_wait(&f->cond, &f->mutex);
+            continue;
+        }
+        int64_t left = ms - mono_since_ms(start);
+        if (left <= 0)
+            break;
+        cond_wait_ms(&f->cond, &f->mutex, left);
+    }
+    f->waiters--;
+    bool moved = !f->closed && f->count != seen;
+    mutex_unlock(&f->mutex);
+    return moved;
+}
