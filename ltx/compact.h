@@ -10,8 +10,8 @@
 /*
  * Several consecutive records into one: each page as the last of them has it, none above the last
  * commit. `sources[0]` is the oldest; they must follow on (-ERR_POSITION). With `flags`
- * LTX_NO_CHECKSUM the result carries no database checksums (Litestream wants that). Temporary space
- * in folder `dirfd`. Blocks.
+ * LTX_NO_CHECKSUM the result carries no database checksums (Litestream wants that); without, no
+ * source may lack them (-ERR_INVALID). Temporary space in folder `dirfd`. Blocks.
  */
 int compact_records(struct ltx_source *sources, uint32_t count, int dirfd, uint32_t flags,
                     struct ltx_sink sink, struct ltx_header *header, uint64_t *post_checksum);

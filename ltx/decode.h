@@ -32,19 +32,22 @@ struct ltx_decoder {
     uint32_t last_pgno;
     uint64_t post_checksum; /* valid after the end */
     bool ended;
+    char fault[128]; /* one clause for people, after a function failed */
 };
 
-/* Reads and checks the header. A zeroed or fini'd decoder may begin. */
+/* Reads and checks the header. A zeroed or fini'd decoder may begin. On failure nothing is held. */
 int ltx_decode_begin(struct ltx_decoder *d, struct ltx_source source);
 /*
  * The next page into `page` (header.page_size bytes). 1 and *pgno set: a page; 0: the end, and
- * index, trailer and file checksum were right; negative: a fault, the name of which `fault` gives.
+ * index, trailer and file checksum were right; negative: a fault, which d->fault names.
+ * After a fault the decoder can only be fini'd.
  */
 int ltx_decode_page(struct ltx_decoder *d, uint32_t *pgno, void *page);
 void ltx_decode_fini(struct ltx_decoder *d);
 
 /*
- * Checks a whole record and gives its header and post-apply checksum. On a fault `why` (may be
+ * Checks a whole record and gives its header and post-apply checksum (each may be NULL). The pages
+ * of a snapshot must also give the post-apply checksum. On a fault `why` (may be
  * NULL) receives one clause for people ("page 7: out of order").
  */
 int ltx_verify(struct ltx_source source, struct ltx_header *header, uint64_t *post_checksum,

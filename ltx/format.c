@@ -10,17 +10,25 @@
 
 static const uint8_t magic[4] = {'L', 'T', 'X', '1'};
 
-/* The rules that bind fields together; those of one field alone are checked with it. */
-static bool checksums_allowed(const struct ltx_header *h)
-{
-    if (h->flags & LTX_NO_CHECKSUM || ltx_header_is_snapshot(h))
-        return h->pre_checksum == 0;
-    return (h->pre_checksum & LTX_CHECKSUM_BIT) != 0;
-}
+/* Set by writers of the format before version 3: one LZ4 frame around all pages. */
+#define FLAG_ONE_FRAME 0x1u
 
-static bool wal_fields_allowed(const struct ltx_header *h)
+static struct ltx_header fields_of(const uint8_t in[LTX_HEADER_SIZE])
 {
-    return h->wal_offset != 0 || (h->wal_size == 0 && h->wal_salt1 == 0 && h->wal_salt2 == 0);
+    return (struct ltx_header){
+        .flags = get_be32(in + 4),
+        .page_size = get_be32(in + 8),
+        .commit = get_be32(in + 12),
+        .min_txid = get_be64(in + 16),
+        .max_txid = get_be64(in + 24),
+        .timestamp_ms = (int64_t)get_be64(in + 32),
+        .pre_checksum = get_be64(in + 40),
+        .wal_offset = get_be64(in + 48),
+        .wal_size = get_be64(in + 56),
+        .wal_salt1 = get_be32(in + 64),
+        .wal_salt2 = get_be32(in + 68),
+        .node_id = get_be64(in + 72),
+    };
 }
 
 void ltx_header_encode(const struct ltx_header *h, uint8_t out[LTX_HEADER_SIZE])
@@ -43,33 +51,48 @@ void ltx_header_encode(const struct ltx_header *h, uint8_t out[LTX_HEADER_SIZE])
 
 int ltx_header_decode(const uint8_t in[LTX_HEADER_SIZE], struct ltx_header *h)
 {
-    static const uint8_t zeros[LTX_HEADER_SIZE - 80];
-    struct ltx_header got = {
-        .flags = get_be32(in + 4),
-        .page_size = get_be32(in + 8),
-        .commit = get_be32(in + 12),
-        .min_txid = get_be64(in + 16),
-        .max_txid = get_be64(in + 24),
-        .timestamp_ms = (int64_t)get_be64(in + 32),
-        .pre_checksum = get_be64(in + 40),
-        .wal_offset = get_be64(in + 48),
-        .wal_size = get_be64(in + 56),
-        .wal_salt1 = get_be32(in + 64),
-        .wal_salt2 = get_be32(in + 68),
-        .node_id = get_be64(in + 72),
-    };
-    if (memcmp(in, magic, sizeof magic) != 0 || (got.flags & ~LTX_NO_CHECKSUM) != 0)
+    if (ltx_header_fault(in) != NULL)
         return -ERR_CORRUPT;
-    if (!ltx_page_size_valid(got.page_size))
-        return -ERR_CORRUPT;
-    if (got.min_txid == 0 || got.max_txid < got.min_txid)
-        return -ERR_CORRUPT;
-    if (!checksums_allowed(&got) || !wal_fields_allowed(&got))
-        return -ERR_CORRUPT;
-    if (memcmp(in + 80, zeros, sizeof zeros) != 0)
-        return -ERR_CORRUPT;
-    *h = got;
+    *h = fields_of(in);
     return 0;
+}
+
+const char *ltx_header_fault(const uint8_t in[LTX_HEADER_SIZE])
+{
+    static const uint8_t zeros[LTX_HEADER_SIZE - 80];
+    struct ltx_header h = fields_of(in);
+    if (memcmp(in, magic, sizeof magic) != 0)
+        return "not an LTX file (it does not begin with LTX1)";
+    if (h.flags & FLAG_ONE_FRAME)
+        return "an older LTX version (flag 0x1, as LiteFS 0.5 writes), which is not supported";
+    if ((h.flags & ~LTX_NO_CHECKSUM) != 0)
+        return "unknown flags in the header";
+    if (!ltx_page_size_valid(h.page_size))
+        return "the page size is not a power of two from 512 to 65536";
+    if (h.min_txid == 0)
+        return "the min TXID is 0";
+    if (h.max_txid < h.min_txid)
+        return "the max TXID is below the min TXID";
+    if (h.flags & LTX_NO_CHECKSUM || ltx_header_is_snapshot(&h)) {
+        if (h.pre_checksum != 0)
+            return "a pre-apply checksum where there must be none";
+    } else if ((h.pre_checksum & LTX_CHECKSUM_BIT) == 0) {
+        return "the pre-apply checksum is missing";
+    }
+    if (h.wal_offset == 0 && (h.wal_size != 0 || h.wal_salt1 != 0 || h.wal_salt2 != 0))
+        return "WAL size or salts without a WAL offset";
+    if (memcmp(in + 80, zeros, sizeof zeros) != 0)
+        return "the reserved bytes of the header are not zero";
+    return NULL;
+}
+
+bool ltx_post_checksum_valid(const struct ltx_header *h, uint64_t post_checksum)
+{
+    if (h->flags & LTX_NO_CHECKSUM)
+        return post_checksum == 0;
+    if (h->commit == 0)
+        return post_checksum == LTX_EMPTY_CHECKSUM;
+    return (post_checksum & LTX_CHECKSUM_BIT) != 0;
 }
 
 void ltx_name_format(uint64_t min_txid, uint64_t max_txid, char out[LTX_NAME_SIZE])

@@ -30,8 +30,9 @@
  *     10  n  the page as one LZ4 block
  *     (older writers: no flag, no size field, the page as an LZ4 frame; read, never written)
  *   six zero bytes
- *   index: for each page three uvarints (page number, offset of its header, size of the whole
- * entry), a zero uvarint, then 8 bytes: length of the list in bytes with its zero, without these 8
+ *   index
+ *      for each page three uvarints: page number, offset of its header, size of the whole entry;
+ *      a zero uvarint; then 8 bytes: the list's length in bytes with its zero, without these 8
  *   trailer, 16 bytes
  *      0  8  checksum of the database after the record; 0 with LTX_NO_CHECKSUM
  *      8  8  checksum of the file: header; each page's header and size field as stored and its data
@@ -69,6 +70,10 @@ struct ltx_header {
 void ltx_header_encode(const struct ltx_header *h, uint8_t out[LTX_HEADER_SIZE]);
 /* Decodes and checks every rule of the table. -ERR_CORRUPT if one is broken. */
 int ltx_header_decode(const uint8_t in[LTX_HEADER_SIZE], struct ltx_header *h);
+/* The rule that is broken, as one clause for people; NULL if none is. Static storage. */
+const char *ltx_header_fault(const uint8_t in[LTX_HEADER_SIZE]);
+/* Whether a record with this header may state this checksum of the database after it. */
+bool ltx_post_checksum_valid(const struct ltx_header *h, uint64_t post_checksum);
 
 static inline bool ltx_page_size_valid(uint32_t page_size)
 {
@@ -85,6 +90,13 @@ static inline uint32_t ltx_lock_pgno(uint32_t page_size)
 static inline bool ltx_header_is_snapshot(const struct ltx_header *h)
 {
     return h->min_txid == 1;
+}
+
+/* A snapshot holds every page: the one that comes after page `last` (0 at the start). */
+static inline uint64_t ltx_snapshot_next(uint32_t page_size, uint32_t last)
+{
+    uint64_t next = (uint64_t)last + 1;
+    return next == ltx_lock_pgno(page_size) ? next + 1 : next;
 }
 
 #define LTX_NAME_SIZE 38 /* "MINTXID-MAXTXID.ltx" and a NUL */

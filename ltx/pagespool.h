@@ -25,8 +25,8 @@ int pagespool_open(struct pagespool *p, int dirfd,
                    uint32_t page_size); /* file in folder dirfd, O_TMPFILE or unlinked */
 void pagespool_close(struct pagespool *p);
 int pagespool_put(struct pagespool *p, uint32_t pgno, const void *page);
-/* Puts every page of a record; on a change of page size the spool starts empty. *header receives
- * its header. */
+/* Puts every page of a record; on a change of page size, a snapshot or a deletion the spool starts
+ * empty. *header receives its header. On failure the spool is of no more use. */
 int pagespool_put_record(struct pagespool *p, struct ltx_source source, struct ltx_header *header,
                          uint64_t *post_checksum);
 /* Sorts; drops pages above `commit`. Then pagespool_read(i) for i < order_len. */
