@@ -31,7 +31,8 @@ struct ledger_tx {
     struct ltx_header header;
     struct ledger_delta *delta; /* page number and new sum of each page put */
     size_t delta_len, delta_cap;
-    uint64_t checksum; /* running */
+    uint64_t checksum;   /* running */
+    uint32_t old_commit; /* pages that stay unless put: 0 if every page must be put */
     bool changed;
     bool active;
     bool sealed;
@@ -127,6 +128,15 @@ int ledger_checkpoint(struct ledger *l, struct position p);
  */
 int ledger_set_unclean(struct ledger *l, bool unclean);
 bool ledger_is_unclean(struct ledger *l);
+
+/*
+ * For a ledger whose sums were lost: `read` gives each page (never the lock page) of the database
+ * as it is at the last position, into room for page_size bytes. Sets all sums and clears the damage
+ * if they give the checksum of the last position, else changes nothing: -ERR_CHECKSUM. Blocks; no
+ * transaction may be in progress on this thread.
+ */
+int ledger_rebuild_sums(struct ledger *l, int (*read)(void *ctx, uint32_t pgno, void *page),
+                        void *ctx);
 
 /* Keeps each record after `common` as diverged/<escaped name>/MIN-MAX.ltx (standard files). Blocks.
  * *kept: files written. */

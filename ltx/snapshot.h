@@ -16,7 +16,8 @@
 typedef void snapshot_progress(void *ctx, uint64_t pages_done, uint64_t pages_total);
 
 /* Into the empty file `fd`, as a SQLite database. Verifies the result against the checksum. Blocks;
- * progress may be NULL. -ERR_CLOSED when *cancel becomes true. */
+ * progress and cancel may be NULL. -ERR_CLOSED when *cancel becomes true; -ERR_NOTFOUND if the
+ * database is deleted or was never seen; -ERR_DAMAGED if it must be fetched again first. */
 int snapshot_database(struct store *s, struct ledger *l, int fd, struct position *at,
                       uint32_t *page_size, uint32_t *commit, snapshot_progress *progress, void *ctx,
                       const volatile bool *cancel);

@@ -13,28 +13,42 @@
 
 /*
  * The log of one database: records in the order of their TXIDs, in append-only segment files
- * log/FIRSTTXID.seg and, where segments were compacted, in standard LTX files ltx/MIN-MAX.ltx.
+ * log/SEQUENCE-FIRSTTXID.seg (8 and 16 hexadecimal digits) and, where segments were compacted, in
+ * standard LTX files ltx/MIN-MAX.ltx.
  *
  * Appending: txlog_append_begin, txlog_append_write ..., then txlog_append_publish or
  * txlog_append_abort. One append at a time: begin waits for the one before. A record is readable
  * once published, and durable once txlog_sync has passed it. A record that was never published
  * leaves no trace after a restart.
  *
- * A segment, big-endian:
- *   0  8  magic "TFSEG001"
- *   8  8  salt, random: enters the checksum of every frame header, so bytes of a database can never
- * be taken for a frame 16  8+8 position before the first record 32  8  CRC-64 of the 32 bytes
- * before then frames, each a header and one LTX record: 0  4  magic "TFRM" 4  4  flags:
- * TXLOG_REBASE 8  8  length of the record, bytes 16  8  max TXID of the record 24  8  checksum of
- * the database after it 32  8  CRC-64 of the record as stored 40  8  CRC-64 of salt and the 40
- * bytes before A frame counts if both CRCs hold and its TXIDs and checksums follow on from the one
- * before; the first that does not is the torn tail and is cut. Space is allocated ahead (zeros), so
- * that fdatasync of an append need not change the file's size (100 against 140 us measured on
- * ext4).
+ * A rebase (TXLOG_REBASE) begins a new chain: what is before it can no longer be served to peers
+ * (txlog_first is the rebase's own position), but is kept until txlog_drop_superseded, because this
+ * node's own database file may still stand there. A local reader goes by txlog_find_from, which
+ * leads from the old chain over the rebase into the new one.
+ *
+ * A segment, big-endian: header, 48 bytes
+ *      0  8  magic "TFSEG001"
+ *      8  8  salt, random: enters the checksum of every frame header, so bytes of a database can
+ *            never be taken for a frame
+ *     16  8+8  position before the first record
+ *     32  4  flags: 1 = txlog_reset made it, the segments before it are of no more use
+ *     36  4  sequence, as in the name
+ *     40  8  CRC-64 of the 40 bytes before
+ *   then frames, each a header and one LTX record
+ *      0  4  magic "TFRM"
+ *      4  4  flags: TXLOG_REBASE (only in the first frame of a segment)
+ *      8  8  length of the record, bytes
+ *     16  8  max TXID of the record
+ *     24  8  checksum of the database after it
+ *     32  8  CRC-64 of the record as stored
+ *     40  8  CRC-64 of salt and the 40 bytes before
+ * A frame counts if both CRCs hold and its TXIDs and checksums follow on from the one before; the
+ * first that does not is the torn tail and is cut. Space is allocated ahead (zeros), so that
+ * fdatasync of an append need not change the file's size (100 against 140 us measured on ext4).
  */
 #define TXLOG_REBASE \
     0x1u /* a bring-up: follows on any position; everything before it is of no more use */
-#define TXLOG_SEGMENT_HEADER 40
+#define TXLOG_SEGMENT_HEADER 48
 #define TXLOG_FRAME_HEADER 48
 
 struct txlog;
@@ -58,10 +72,11 @@ struct txlog_entry {
 
 /* Opens or creates the log in folder `dirfd` (borrowed; holds log/ and ltx/). Cuts a torn tail and
  * says so in the log lines. Files whose names or headers are not ours are named in a warning and
- * left alone. */
+ * left alone. What it finds is durable when it returns. */
 int txlog_open(struct txlog **out, int dirfd, const char *name,
                const struct txlog_options *options);
-void txlog_close(struct txlog *t); /* NULL is fine */
+/* Syncs what is not yet durable. Every entry must have been released. NULL is fine. */
+void txlog_close(struct txlog *t);
 
 struct position txlog_last(struct txlog *t);    /* after the last published record */
 struct position txlog_durable(struct txlog *t); /* after the last durable record */
@@ -93,7 +108,8 @@ int txlog_append_flush(struct txlog_append *a);
 struct ltx_source txlog_append_source(struct txlog_append *a, struct ltx_file_range *range);
 void txlog_append_abort(struct txlog_append *a);
 
-/* Reserves room for `bytes` more, so that the next append cannot meet a full disk. -ERR_NOSPACE. */
+/* Reserves room for `bytes` more, so that the next append cannot meet a full disk. -ERR_NOSPACE.
+ * Waits for an append in progress, so never call it within one. */
 int txlog_reserve(struct txlog *t, int64_t bytes);
 
 /* Blocks until everything up to `txid` is durable; one fdatasync serves all who wait. After a
@@ -104,7 +120,16 @@ bool txlog_needs_sync(struct txlog *t);
 /* The record that takes a database at `after` further: min <= after+1 <= max. -ERR_NOTFOUND:
  * trimmed, or `after` is the last. */
 int txlog_find(struct txlog *t, uint64_t after, struct txlog_entry *out);
-/* The record after *e; releases *e and replaces it. On failure *e is released and zeroed. */
+/*
+ * For a reader of this node that stands at exactly `p`: the record that takes it further, which is
+ * the rebase if that is what comes next. -ERR_NOTFOUND: `p` is the last position, or no kept record
+ * follows on it (compare with txlog_last to tell).
+ */
+int txlog_find_from(struct txlog *t, struct position p, struct txlog_entry *out);
+/* The record after which the database is at exactly `p`. -ERR_NOTFOUND if it is not kept. */
+int txlog_find_ending(struct txlog *t, struct position p, struct txlog_entry *out);
+/* The record after *e, a rebase included; releases *e and replaces it. On failure *e is released
+ * and zeroed. */
 int txlog_next(struct txlog *t, struct txlog_entry *e);
 int txlog_entry_read(const struct txlog_entry *e, uint64_t off, void *buf, size_t n);
 struct ltx_source txlog_entry_source(struct txlog_entry *e); /* borrows e */
@@ -130,8 +155,12 @@ struct txlog_retention {
 };
 /* Compacts closed segments whose records all lie at or before `recovery_txid` and every pin into
  * LTX files, and removes the oldest files past the retention. May take long; call it from a
- * background thread. */
+ * background thread. Does nothing while something waits for txlog_drop_superseded. */
 int txlog_maintain(struct txlog *t, const struct txlog_retention *r, uint64_t recovery_txid);
+
+/* Removes what lies before the last rebase; the database file durably holds what the rebase
+ * brought. Does nothing if there is nothing. */
+int txlog_drop_superseded(struct txlog *t);
 
 /* Forgets everything and starts again at `base` (after what mattered was kept elsewhere). */
 int txlog_reset(struct txlog *t, struct position base);
