@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/db/capture_pages.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/db/database_impl.h"
+#include "fs/db/header.h"
+#include "ltx/base/assert.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+#include "ltx/checksum.h"
+
+/* What the file says it holds. `whole`: every page must be looked at. */
+struct shape {
+    uint32_t page_size;
+    uint32_t page_count;
+    bool whole;
+};
+
+/*
+ * Reads header and size. 0: a database that can be captured; -ERR_NOTFOUND: not a database;
+ * -ERR_BUSY: header and file do not agree (yet).
+ */
+static int read_shape(struct database *db, enum capture_when when, struct shape *out)
+{
+    struct db_header h;
+    int64_t size;
+    int err = database_open_main(db);
+    if (!err)
+        err = db_header_read(db->main_fd, &h);
+    if (!err)
+        err = file_size(db->main_fd, &size);
+    if (err)
+        return err;
+    int64_t in_file = size / h.page_size;
+    uint32_t count = h.page_count ? h.page_count : (uint32_t)in_file;
+    if (count == 0 || in_file > UINT32_MAX)
+        return -ERR_BUSY;
+    /* A commit that shrinks the database cuts the file only after it has finished its journal. */
+    bool agree = when == CAPTURE_QUIET ? size == (int64_t)count * h.page_size
+                                       : size >= (int64_t)count * h.page_size;
+    if (!agree && when != CAPTURE_COMMIT)
+        return -ERR_BUSY;
+    out->page_size = h.page_size;
+    out->page_count = count;
+    return 0;
+}
+
+/* Puts page pgno if it must be there or has changed. */
+static int put_page(struct database *db, const struct shape *s, uint32_t pgno, bool must,
+                    uint8_t *page)
+{
+    int err = database_read_main(db, s->page_size, pgno, page);
+    if (err)
+        return err;
+    if (!must && checksum_page(pgno, page, s->page_size) == ledger_page_sum(db->ledger, pgno))
+        return 0;
+    return ledger_put_page(&db->tx, pgno, page);
+}
+
+static int put_pages(struct database *db, const struct shape *s, uint32_t known)
+{
+    uint32_t lock_pgno = ltx_lock_pgno(s->page_size), next = known + 1;
+    uint8_t *page = malloc(s->page_size);
+    int err = page ? 0 : -ERR_NOMEM;
+
+    if (s->whole) {
+        for (uint32_t pgno = 1; !err && pgno <= s->page_count; pgno++)
+            if (pgno != lock_pgno)
+                err = put_page(db, s, pgno, pgno > known, page);
+    } else {
+        dirty_sort(&db->dirty);
+        for (uint32_t i = 0; !err && i < db->dirty.len; i++) {
+            uint32_t pgno = db->dirty.pgno[i];
+            if (pgno > s->page_count || pgno > known)
+                break;
+            if (pgno != lock_pgno)
+                err = put_page(db, s, pgno, false, page);
+        }
+        for (; !err && next <= s->page_count; next++)
+            if (next != lock_pgno)
+                err = put_page(db, s, next, true, page);
+    }
+    free(page);
+    return err;
+}
+
+/* Is every dirty page as the ledger has it, and the size too? Then a rollback has undone the
+ * transaction. */
+static bool nothing_changed(struct database *db, const struct shape *s)
+{
+    struct ledger_info info;
+    if (!db->ledger)
+        return false;
+    ledger_info(db->ledger, &info);
+    if (db->dirty.all || info.page_size != s->page_size || info.commit != s->page_count)
+        return false;
+    uint8_t *page = malloc(s->page_size);
+    bool same = page != NULL;
+    for (uint32_t i = 0; same && i < db->dirty.len; i++) {
+        uint32_t pgno = db->dirty.pgno[i];
+        if (pgno > s->page_count || pgno == ltx_lock_pgno(s->page_size))
+            continue;
+        same = database_read_main(db, s->page_size, pgno, page) == 0 &&
+               checksum_page(pgno, page, s->page_size) == ledger_page_sum(db->ledger, pgno);
+    }
+    free(page);
+    return same;
+}
+
+/*
+ * No journal guards these pages any more, and no record will bring them back: they must be on disk
+ * before the journal goes.
+ */
+static int settle_unchanged(struct database *db)
+{
+    int err = db->dirty.len > 0 && db->sync_wanted ? file_sync_data(db->main_fd) : 0;
+    if (!err)
+        dirty_clear(&db->dirty);
+    return err;
+}
+
+/* The file is none of SQLite's: empty, garbage, encrypted. */
+static int not_a_database(struct database *db, enum capture_when when)
+{
+    struct ledger_info info;
+    if (when != CAPTURE_QUIET)
+        return 0;
+    if (db->ledger) {
+        ledger_info(db->ledger, &info);
+        if (info.commit > 0) {
+            int err = capture_deletion(db);
+            if (err)
+                return err;
+            log_warn("capture",
+                     "%s is no longer a SQLite database: recorded as deleted, the file stays here",
+                     db->path);
+        }
+    }
+    dirty_clear(&db->dirty);
+    return 0;
+}
+
+int capture_pages_prepare(struct database *db, enum capture_when when)
+{
+    struct shape s = {0};
+    struct ledger_info info;
+
+    if (!dirty_any(&db->dirty) || db->committing)
+        return 0;
+    int err = read_shape(db, when, &s);
+    if (err == -ERR_NOTFOUND)
+        return not_a_database(db, when);
+    if (err == -ERR_BUSY)
+        return 0;
+    if (!err)
+        err = role_enter(database_role(db));
+    if (err)
+        return nothing_changed(db, &s) ? settle_unchanged(db) : err;
+
+    err = database_need_ledger(db);
+    if (err)
+        goto fail;
+    ledger_info(db->ledger, &info);
+    bool fresh = info.page_size != s.page_size;
+    s.whole = db->dirty.all || fresh;
+    struct ledger_change change = {.page_size = s.page_size, .commit = s.page_count};
+    err = ledger_begin(db->ledger, &db->tx, &change);
+    if (!err)
+        err = put_pages(db, &s, fresh ? 0 : info.commit);
+    if (!err)
+        err = ledger_seal(&db->tx);
+    if (err) {
+        ledger_abort(&db->tx);
+        goto fail;
+    }
+    db->committing = true;
+    return 0;
+fail:
+    role_leave(database_role(db));
+    return err;
+}
+
+int capture_pages_finish(struct database *db)
+{
+    if (!db->committing)
+        return 0;
+    struct position position;
+    int err = ledger_publish(&db->tx, &position);
+    role_leave(database_role(db));
+    db->committing = false;
+    if (err == LEDGER_UNCHANGED)
+        return settle_unchanged(db);
+    if (err)
+        return err;
+    dirty_clear(&db->dirty);
+    db->backed = position;
+    db->leftover = false;
+    return 0;
+}
+
+void capture_pages_abandon(struct database *db)
+{
+    if (!db->committing)
+        return;
+    ledger_abort(&db->tx);
+    role_leave(database_role(db));
+    db->committing = false;
+}
+
+int capture_pages(struct database *db, enum capture_when when)
+{
+    if (db->committing)
+        return 0;
+    int err = capture_pages_prepare(db, when);
+    return err ? err : capture_pages_finish(db);
+}
+
+int capture_deletion(struct database *db)
+{
+    struct ledger_info info;
+    if (!db->ledger)
+        return 0;
+    ledger_info(db->ledger, &info);
+    if (info.commit == 0)
+        return 0;
+    int err = role_enter(database_role(db));
+    if (err)
+        return err;
+    struct ledger_change change = {.page_size = info.page_size, .commit = 0};
+    err = ledger_begin(db->ledger, &db->tx, &change);
+    if (!err)
+        err = ledger_publish(&db->tx, &db->backed);
+    role_leave(database_role(db));
+    return err < 0 ? err : 0;
+}

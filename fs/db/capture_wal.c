@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/db/capture_wal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/db/database_impl.h"
+#include "ltx/base/bytes.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+#define CHUNK_BYTES (128 * 1024)
+
+void capture_wal_fini(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    free(w->pgno);
+    free(w->chunk);
+    free(w->map);
+    *w = (struct capture_wal){0};
+}
+
+static void rewind_cursor(struct capture_wal *w)
+{
+    w->cursor = w->captured;
+    w->cursor_cksum[0] = w->captured_cksum[0];
+    w->cursor_cksum[1] = w->captured_cksum[1];
+}
+
+/* The WAL begins anew. SQLite does that only after every frame was copied into the database file.
+ */
+static void start_round(struct database *db, const struct wal_header *h)
+{
+    struct capture_wal *w = &db->wal;
+    if (w->captured > 0 && db->ledger)
+        db->backed = ledger_last(db->ledger);
+    w->valid = true;
+    w->header = *h;
+    w->captured = 0;
+    w->captured_cksum[0] = h->cksum[0];
+    w->captured_cksum[1] = h->cksum[1];
+    w->written = 0;
+    w->chunk_count = 0;
+    w->map_frames = 0;
+    rewind_cursor(w);
+}
+
+void capture_wal_reset(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    w->valid = false;
+    w->captured = w->cursor = w->written = 0;
+    w->chunk_count = w->map_frames = 0;
+    w->index_behind = false;
+}
+
+static void load_header(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    uint8_t bytes[WAL_HEADER_SIZE];
+    struct wal_header h;
+    if (file_read(db->wal_fd, bytes, sizeof bytes, 0) != 0 || !wal_header_parse(bytes, &h)) {
+        capture_wal_reset(db);
+        return;
+    }
+    if (!w->valid || memcmp(&h.salt, &w->header.salt, sizeof h.salt) != 0 ||
+        h.page_size != w->header.page_size)
+        start_round(db, &h);
+}
+
+/* Frame f from the file, in a chunk that reaches to `upto` if it fits. NULL if it is not all there.
+ */
+static const uint8_t *frame_bytes(struct database *db, uint32_t f, uint32_t upto)
+{
+    struct capture_wal *w = &db->wal;
+    size_t size = (size_t)wal_frame_size(w->header.page_size);
+    if (w->chunk_count > 0 && f >= w->chunk_first && f - w->chunk_first < w->chunk_count)
+        return w->chunk + (f - w->chunk_first) * size;
+
+    uint32_t count = CHUNK_BYTES > size ? (uint32_t)(CHUNK_BYTES / size) : 1;
+    if (count > upto - f + 1)
+        count = upto - f + 1;
+    size_t got, want = count * size;
+    if (w->chunk_cap < want) {
+        uint8_t *chunk = realloc(w->chunk, want);
+        if (!chunk)
+            return NULL;
+        w->chunk = chunk;
+        w->chunk_cap = want;
+    }
+    w->chunk_count = 0;
+    if (file_read_some(db->wal_fd, w->chunk, want, wal_frame_offset(w->header.page_size, f),
+                       &got) != 0)
+        return NULL;
+    w->chunk_first = f;
+    w->chunk_count = (uint32_t)(got / size);
+    return w->chunk_count > 0 ? w->chunk : NULL;
+}
+
+static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
+{
+    if (index >= w->pgno_cap) {
+        uint32_t cap = w->pgno_cap ? w->pgno_cap * 2 : 64;
+        uint32_t *pgnos = realloc(w->pgno, cap * sizeof *pgnos);
+        if (!pgnos)
+            return -ERR_NOMEM;
+        w->pgno = pgnos;
+        w->pgno_cap = cap;
+    }
+    w->pgno[index] = pgno;
+    return 0;
+}
+
+/* Moves the cursor along the chain, at most to frame `upto`. 1: it stands on a commit frame, of a
+ * database of *commit pages. 0: no commit yet. */
+static int scan(struct database *db, uint32_t upto, uint32_t *commit)
+{
+    struct capture_wal *w = &db->wal;
+    while (w->cursor < upto) {
+        struct wal_frame f;
+        const uint8_t *bytes = frame_bytes(db, w->cursor + 1, upto);
+        if (!bytes || !wal_frame_check(&w->header, bytes, w->cursor_cksum, &f))
+            return 0;
+        int err = note_pgno(w, w->cursor - w->captured, f.pgno);
+        if (err)
+            return err;
+        w->cursor++;
+        if (f.commit) {
+            *commit = f.commit;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/*
+ * The pages of frames captured+1 .. cursor as (page number, frame) in rising order, each page once
+ * with its last frame, none above `commit`. Returns how many.
+ */
+static uint32_t newest_pages(const struct capture_wal *w, uint32_t commit, uint64_t *keys)
+{
+    uint32_t n = w->cursor - w->captured, kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        keys[i] = (uint64_t)w->pgno[i] << 32 | (w->captured + 1 + i);
+    if (n > 1)
+        qsort(keys, n, sizeof *keys, by_key);
+    for (uint32_t i = 0; i < n; i++) {
+        bool last = i + 1 == n || keys[i + 1] >> 32 != keys[i] >> 32;
+        if (last && keys[i] >> 32 <= commit)
+            keys[kept++] = keys[i];
+    }
+    return kept;
+}
+
+/* What SQLite reads for a page that this transaction did not write: an earlier frame, else the
+ * database file, else zeros. */
+static int put_gap_page(struct database *db, uint32_t pgno)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t page_size = w->header.page_size, f = capture_wal_frame_of(db, pgno, false);
+    uint8_t *page = malloc(page_size);
+    if (!page)
+        return -ERR_NOMEM;
+    int err = f ? file_read(db->wal_fd, page, page_size,
+                            wal_frame_offset(page_size, f) + WAL_FRAME_HEADER_SIZE)
+                : database_read_main(db, page_size, pgno, page);
+    if (!err)
+        err = ledger_put_page(&db->tx, pgno, page);
+    free(page);
+    return err;
+}
+
+/* `known`: pages up to here are in the ledger; above it every page must be put, whether written or
+ * not. */
+static int put_pages(struct database *db, const uint64_t *keys, uint32_t n, uint32_t known,
+                     uint32_t commit)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t lock_pgno = ltx_lock_pgno(w->header.page_size), next = known + 1;
+    int err = 0;
+    for (uint32_t i = 0; !err && i <= n; i++) {
+        uint32_t pgno = i < n ? (uint32_t)(keys[i] >> 32) : commit + 1;
+        for (; !err && next < pgno; next++)
+            if (next != lock_pgno)
+                err = put_gap_page(db, next);
+        if (err || i == n)
+            break;
+        const uint8_t *bytes = frame_bytes(db, (uint32_t)keys[i], w->cursor);
+        if (!bytes)
+            return -ERR_IO;
+        err = ledger_put_page(&db->tx, pgno, bytes + WAL_FRAME_HEADER_SIZE);
+        if (next <= pgno)
+            next = pgno + 1;
+    }
+    return err;
+}
+
+/* Frames captured+1 .. cursor are one transaction: into the log with it. */
+static int capture(struct database *db, uint32_t commit)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t n = w->cursor - w->captured;
+    uint64_t few[64], *keys = few;
+    struct ledger_info info;
+
+    int err = role_enter(database_role(db));
+    if (err)
+        return err;
+    err = database_need_ledger(db);
+    if (!err && n > sizeof few / sizeof *few && !(keys = malloc(n * sizeof *keys)))
+        err = -ERR_NOMEM;
+    if (err)
+        goto leave;
+    ledger_info(db->ledger, &info);
+    /* A file that changed by other means as well goes into this record whole. */
+    bool whole = dirty_any(&db->dirty) || info.page_size != w->header.page_size;
+    uint32_t count = newest_pages(w, commit, keys);
+    struct ledger_change change = {
+        .page_size = w->header.page_size,
+        .commit = commit,
+        .wal_offset = (uint64_t)wal_frame_offset(w->header.page_size, w->captured + 1),
+        .wal_size = (uint64_t)n * (uint64_t)wal_frame_size(w->header.page_size),
+        .wal_salt1 = get_be32(w->header.salt),
+        .wal_salt2 = get_be32(w->header.salt + 4)};
+    err = ledger_begin(db->ledger, &db->tx, &change);
+    if (!err)
+        err = put_pages(db, keys, count, whole ? 0 : info.commit, commit);
+    if (!err)
+        err = ledger_publish(&db->tx, NULL);
+    else
+        ledger_abort(&db->tx);
+    if (err >= 0) {
+        err = 0;
+        dirty_clear(&db->dirty);
+        w->captured = w->cursor;
+        w->captured_cksum[0] = w->cursor_cksum[0];
+        w->captured_cksum[1] = w->cursor_cksum[1];
+    }
+leave:
+    if (keys != few)
+        free(keys);
+    role_leave(database_role(db));
+    return err;
+}
+
+/* A later recovery by SQLite must not find the frame: without its header and the start of its page
+ * it is none. */
+static void destroy_frame(struct database *db, uint32_t f)
+{
+    static const uint8_t zeros[WAL_FRAME_HEADER_SIZE + 8];
+    int err =
+        file_write(db->wal_fd, zeros, sizeof zeros, wal_frame_offset(db->wal.header.page_size, f));
+    if (err)
+        log_error("capture", "%s-wal: frame %u, which could not be captured, stays in the file: %s",
+                  db->path, f, err_text(err));
+}
+
+static int capture_up_to(struct database *db, uint32_t upto)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t commit;
+    int got;
+    while ((got = scan(db, upto, &commit)) == 1) {
+        uint32_t frame = w->cursor;
+        int err = capture(db, commit);
+        if (!err)
+            continue;
+        destroy_frame(db, frame);
+        w->chunk_count = 0;
+        rewind_cursor(w);
+        return err;
+    }
+    return got;
+}
+
+/* Does a write from frame `first` to frame `last` deserve a look? Yes, if it may have put a commit
+ * frame in place. */
+static bool may_commit(struct database *db, uint32_t first, uint32_t last)
+{
+    uint8_t commit[4];
+    if (last > db->wal.written)
+        return false; /* a header whose page is still to come */
+    if (last > first)
+        return true;
+    return file_read(db->wal_fd, commit, sizeof commit,
+                     wal_frame_offset(db->wal.header.page_size, last) + 4) != 0 ||
+           get_be32(commit) != 0;
+}
+
+int capture_wal_written(struct database *db, int64_t off, size_t n)
+{
+    struct capture_wal *w = &db->wal;
+    int err = database_open_wal(db);
+    if (err)
+        return err;
+    if (off < WAL_HEADER_SIZE || !w->valid)
+        load_header(db);
+    int64_t end = off + (int64_t)n;
+    if (!w->valid || end <= WAL_HEADER_SIZE)
+        return 0;
+
+    uint32_t page_size = w->header.page_size;
+    uint32_t first = wal_frame_at(page_size, off < WAL_HEADER_SIZE ? WAL_HEADER_SIZE : off);
+    uint32_t last = wal_frame_at(page_size, end - 1);
+    uint32_t whole = end == wal_frame_offset(page_size, last + 1) ? last : last - 1;
+    if (whole > w->written)
+        w->written = whole;
+    w->chunk_count = 0;
+    if (first <= w->cursor)
+        rewind_cursor(w);
+    if (w->map_frames >= first)
+        w->map_frames = first - 1;
+    if (!may_commit(db, first, last))
+        return 0;
+    return capture_up_to(db, w->written);
+}
+
+bool capture_wal_overwrites(const struct database *db, int64_t off)
+{
+    const struct capture_wal *w = &db->wal;
+    return w->valid && w->captured > 0 && off >= WAL_HEADER_SIZE &&
+           wal_frame_at(w->header.page_size, off) <= w->captured;
+}
+
+int capture_wal_attach(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    int64_t size;
+    uint32_t commit;
+
+    capture_wal_reset(db);
+    int err = database_open_wal(db);
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    load_header(db);
+    err = file_size(db->wal_fd, &size);
+    if (err || !w->valid)
+        return err;
+    uint32_t frames = wal_frame_at(w->header.page_size, size) - 1;
+    while (size > WAL_HEADER_SIZE && scan(db, frames, &commit) == 1) {
+        w->captured = w->cursor;
+        w->captured_cksum[0] = w->cursor_cksum[0];
+        w->captured_cksum[1] = w->cursor_cksum[1];
+    }
+    rewind_cursor(w);
+    w->written = w->captured;
+    return 0;
+}
+
+/* Page numbers of the frames up to `upto` into the map. */
+static int extend_map(struct database *db, uint32_t upto)
+{
+    struct capture_wal *w = &db->wal;
+    if (memcmp(w->map_salt, w->header.salt, sizeof w->map_salt) != 0) {
+        memcpy(w->map_salt, w->header.salt, sizeof w->map_salt);
+        w->map_frames = 0;
+    }
+    if (upto > w->map_cap) {
+        uint32_t cap = upto + upto / 2;
+        uint32_t *map = realloc(w->map, cap * sizeof *map);
+        if (!map)
+            return -ERR_NOMEM;
+        w->map = map;
+        w->map_cap = cap;
+    }
+    while (w->map_frames < upto) {
+        uint8_t head[16];
+        int err = file_read(db->wal_fd, head, sizeof head,
+                            wal_frame_offset(w->header.page_size, w->map_frames + 1));
+        if (err)
+            return err;
+        bool ours = memcmp(head + 8, w->header.salt, sizeof w->header.salt) == 0;
+        w->map[w->map_frames++] = ours ? get_be32(head) : 0;
+    }
+    return 0;
+}
+
+uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t upto = w->captured;
+    if (any) {
+        int64_t size;
+        if (database_open_wal(db) != 0)
+            return 0;
+        load_header(db);
+        if (!w->valid || file_size(db->wal_fd, &size) != 0 || size <= WAL_HEADER_SIZE)
+            return 0;
+        upto = wal_frame_at(w->header.page_size, size) - 1;
+        w->map_frames = 0; /* others write this file; what was read before may be stale */
+    }
+    if (!w->valid || upto == 0 || extend_map(db, upto) != 0)
+        return 0;
+    for (uint32_t f = upto; f > 0; f--)
+        if (w->map[f - 1] == pgno)
+            return f;
+    return 0;
+}

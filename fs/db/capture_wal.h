@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_CAPTURE_WAL_H
+#define FS_DB_CAPTURE_WAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fs/db/wal.h"
+
+struct database;
+
+/*
+ * Commits of WAL mode. It works from the -wal file alone: from the last captured commit frame on,
+ * frame by frame along the checksum chain, to the next commit frame. What calls it is replaceable:
+ * today the write that may have completed a commit.
+ *
+ * The cursor runs ahead of what was captured over frames of a transaction that has not committed
+ * yet; any write at or below it sends it back to the captured end (frames are overwritten after a
+ * rollback, and their headers rewritten after a spill). All functions: the database's mutex is
+ * held.
+ */
+struct capture_wal {
+    bool valid; /* the file begins with a good header, kept here */
+    struct wal_header header;
+    uint32_t captured;          /* number of the last captured commit frame, 0 = none */
+    uint32_t captured_cksum[2]; /* of the chain there */
+    uint32_t cursor;            /* last frame that was checked */
+    uint32_t cursor_cksum[2];
+    uint32_t written; /* highest frame whose page was written since the last capture */
+    uint32_t *pgno;   /* of frames captured+1 .. cursor */
+    uint32_t pgno_cap;
+    uint8_t *chunk; /* frames as read last, from number chunk_first */
+    size_t chunk_cap;
+    uint32_t chunk_first, chunk_count;
+    uint32_t *map; /* for reading pages: see capture_wal_frame_of */
+    uint32_t map_cap, map_frames;
+    uint8_t map_salt[8];
+    bool index_behind; /* a writer died between its commit frame and its wal-index: see walfix.h */
+};
+
+void capture_wal_fini(struct database *db);
+
+/* A write of n bytes at `off` reached the file. Captures every commit that is complete now. On
+ * failure the commit frame has been destroyed in the file. */
+int capture_wal_written(struct database *db, int64_t off, size_t n);
+
+/* Would a write at `off` change a frame that was captured? */
+bool capture_wal_overwrites(const struct database *db, int64_t off);
+
+/* The file is gone or empty: the next header starts anew. */
+void capture_wal_reset(struct database *db);
+
+/* Takes what is in the file as captured (this node becomes the primary: all of it came from
+ * records). */
+int capture_wal_attach(struct database *db);
+
+/* Number of the newest captured frame that holds page pgno, 0 if none; of any frame with the
+ * current salts if `any`. */
+uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_DATABASE_IMPL_H
+#define FS_DB_DATABASE_IMPL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fs/db/capture_wal.h"
+#include "fs/db/catalog.h"
+#include "fs/db/database.h"
+#include "fs/db/dirty.h"
+#include "fs/db/journal.h"
+#include "ltx/base/mutex.h"
+#include "ltx/checksum.h"
+#include "ltx/ledger.h"
+
+/* The inside of a database, for the files of fs/db only. */
+
+struct applier;
+
+struct database {
+    struct catalog *catalog;
+    char *path; /* below the mount */
+
+    /* Guarded by the catalog's mutex. */
+    unsigned refs;
+    struct database *next;   /* in its hash chain */
+    struct applier *applier; /* replica: the thread that works on it, NULL if none */
+
+    struct mutex mutex;                /* RANK_FS_DATABASE; guards all that follows */
+    struct ledger *ledger;             /* NULL until there was a record; set once */
+    int main_fd, wal_fd;               /* backing files, -1 if not open */
+    unsigned handles[FILE_KIND_COUNT]; /* of clients */
+    unsigned writers;                  /* client handles on the database file, open for writing */
+
+    /* Rollback modes and plain files. */
+    bool journal_hot;      /* the journal's header is one that would be rolled back */
+    bool journal_finished; /* nothing was written to it since its header was zeroed */
+    bool sync_wanted;      /* the client has synced something in this transaction */
+    bool committing;       /* between capture_pages_prepare and _finish */
+    bool entered;          /* the gate was passed for that */
+    uint8_t journal_header[JOURNAL_HEADER_SIZE]; /* before the write that may zero it */
+    struct dirty dirty;
+    struct ledger_tx tx;
+    struct db_header_size {
+        uint32_t page_size, page_count;
+    } pending; /* of the prepared capture */
+
+    struct capture_wal wal;
+
+    /* The database file holds (in the page cache) every change up to here: the next recovery
+     * position. */
+    struct position backed;
+    struct mono checkpointed; /* when the recovery position was last brought forward */
+    bool leftover; /* found at start with content that no record has: captured when this node
+                      becomes primary */
+};
+
+/* ---- database_files.c: the backing files. The mutex is held. ---- */
+
+int database_open_main(struct database *db); /* main_fd for reading and writing; -ERR_NOTFOUND */
+int database_open_wal(struct database *db);
+void database_close_files(struct database *db);
+/* NAME, NAME-wal, NAME-journal, NAME-shm below the tree, into `out`. */
+#define DATABASE_PATH_MAX 4200
+void database_file_path(const struct database *db, enum file_kind kind,
+                        char out[DATABASE_PATH_MAX]);
+/* One page of the database file; what lies beyond its end reads as zero. */
+int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, void *page);
+/* Page size of the last record, 0 if there is none. */
+uint32_t database_page_size(struct database *db);
+/* db->ledger, created if there is none yet. */
+int database_need_ledger(struct database *db);
+
+/* ---- catalog.c ---- */
+
+struct store *database_store(const struct database *db);
+struct role_state *database_role(const struct database *db);
+int database_tree(const struct database *db);
+/* Something wants the settler's attention (pages to capture, a wal-index to look at). */
+void catalog_poke(struct catalog *c);
+const char *catalog_mountpoint(const struct catalog *c);
+int catalog_tree(const struct catalog *c);
+bool catalog_writes_wait(const struct catalog *c);
+
+#endif
