@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The transport over nng 1.5: one REP socket with a pool of contexts, one REQ socket for each peer.
+ *
+ * A slot is one REP context with its asynchronous operation. It passes through three states, and
+ * its owner changes with them, so it needs no lock: RECEIVE (nng's), HELD (whoever holds the
+ * request), SEND (nng's). Parked requests hold their slot; the pool is large enough for several
+ * requests of each of the most peers a cluster may have, and a peer whose requests find no free
+ * slot waits in its own connection only.
+ *
+ * REQ resends by itself unless its resend time is infinite; then a broken connection ends the call.
+ */
+#include "cluster/transport.h"
+
+#include <nng/nng.h>
+#include <nng/protocol/reqrep0/rep.h>
+#include <nng/protocol/reqrep0/req.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ltx/base/clock.h"
+#include "ltx/base/err.h"
+#include "ltx/base/logger.h"
+#include "ltx/base/mutex.h"
+
+#define SLOTS 256
+#define RECONNECT_MIN_MS 50
+#define RECONNECT_MAX_MS 1000
+#define URL_SIZE 256
+
+enum slot_state { SLOT_RECEIVE, SLOT_HELD, SLOT_SEND };
+
+struct slot {
+    struct transport_request request; /* first: a request is its slot */
+    struct transport *transport;
+    enum slot_state state;
+    nng_ctx ctx;
+    nng_aio *aio;
+    nng_msg *msg; /* while held */
+};
+
+struct transport {
+    nng_socket socket;
+    nng_listener listener;
+    transport_handler *handler;
+    void *handler_ctx;
+    char url[URL_SIZE];
+    struct slot *slots;
+    unsigned slot_count; /* opened */
+    uint64_t refused;    /* as last counted */
+    _Atomic uint64_t bytes_sent;
+    bool closed;
+};
+
+struct transport_peer {
+    nng_socket socket;
+    char url[URL_SIZE];
+    atomic_int pipes; /* connections that stand */
+    bool closed;
+};
+
+struct call {
+    nng_ctx ctx;
+    nng_aio *aio;
+    nng_msg *reply;
+    struct mono begun;
+    int64_t timeout_ms;
+};
+
+static int from_nng(int rv)
+{
+    switch (rv) {
+    case 0: return 0;
+    case NNG_ENOMEM: return -ERR_NOMEM;
+    case NNG_EINVAL:
+    case NNG_EADDRINVAL: return -ERR_INVALID;
+    case NNG_EADDRINUSE: return -ERR_BUSY;
+    case NNG_EPERM: return -ERR_ACCESS;
+    case NNG_ETIMEDOUT: return -ERR_TIMEOUT;
+    case NNG_ECLOSED: return -ERR_CLOSED;
+    case NNG_EMSGSIZE: return -ERR_LIMIT;
+    case NNG_ENOTSUP: return -ERR_UNSUPPORTED;
+    default: return -ERR_UNREACHABLE;
+    }
+}
+
+bool transport_url_valid(const char *url, char *why, size_t why_size)
+{
+    nng_url *u = NULL;
+    char *end = NULL;
+    bool ok = false;
+
+    if (strlen(url) >= URL_SIZE) {
+        snprintf(why, why_size, "it is longer than %d bytes", URL_SIZE - 1);
+        return false;
+    }
+    if (nng_url_parse(&u, url) != 0) {
+        snprintf(why, why_size, "it is no URL; tcp://HOST:PORT was expected");
+        return false;
+    }
+    unsigned long port = u->u_port != NULL ? strtoul(u->u_port, &end, 10) : 0;
+    if (strcmp(u->u_scheme, "tcp") != 0)
+        snprintf(why, why_size, "it does not begin with tcp://");
+    else if (u->u_port == NULL || u->u_port[0] == '\0' || *end != '\0' || port > 65535)
+        snprintf(why, why_size, "it has no port from 0 to 65535; tcp://HOST:PORT was expected");
+    else if (u->u_hostname == NULL || u->u_hostname[0] == '\0')
+        snprintf(why, why_size, "it names no host; tcp://HOST:PORT was expected");
+    else
+        ok = true;
+    nng_url_free(u);
+    return ok;
+}
+
+/* The listening side. */
+
+static void slot_receive(struct slot *s)
+{
+    s->state = SLOT_RECEIVE;
+    nng_ctx_recv(s->ctx, s->aio);
+}
+
+static void slot_event(void *arg)
+{
+    struct slot *s = arg;
+    int rv = nng_aio_result(s->aio);
+
+    if (rv != 0) {
+        if (s->state == SLOT_SEND)
+            nng_msg_free(nng_aio_get_msg(s->aio));
+        nng_aio_set_msg(s->aio, NULL);
+        if (rv != NNG_ECLOSED && rv != NNG_ECANCELED)
+            slot_receive(s);
+        return;
+    }
+    if (s->state == SLOT_SEND) {
+        slot_receive(s);
+        return;
+    }
+    s->msg = nng_aio_get_msg(s->aio);
+    nng_aio_set_msg(s->aio, NULL);
+    s->request =
+        (struct transport_request){.data = nng_msg_body(s->msg), .len = nng_msg_len(s->msg)};
+    s->state = SLOT_HELD;
+    s->transport->handler(s->transport->handler_ctx, &s->request);
+}
+
+static int real_url(struct transport *t, const char *url)
+{
+    int port = 0;
+    int rv = nng_listener_get_int(t->listener, NNG_OPT_TCP_BOUND_PORT, &port);
+    const char *colon = strrchr(url, ':');
+
+    if (rv != 0 || colon == NULL)
+        snprintf(t->url, sizeof t->url, "%s", url);
+    else
+        snprintf(t->url, sizeof t->url, "%.*s:%d", (int)(colon - url), url, port);
+    return 0;
+}
+
+static void say_why_not(char *why, size_t size, const char *url, int rv)
+{
+    switch (rv) {
+    case NNG_EADDRINUSE:
+        snprintf(why, size,
+                 "cannot listen on %s: the port is taken, perhaps by another node on this machine; "
+                 "stop that program or choose another port with --listen",
+                 url);
+        break;
+    case NNG_EADDRINVAL:
+    case NNG_EINVAL:
+        snprintf(why, size,
+                 "cannot listen on %s: this machine has no such address; give one of its own, or "
+                 "0.0.0.0 for all",
+                 url);
+        break;
+    case NNG_EPERM:
+        snprintf(why, size, "cannot listen on %s: permission denied; ports below 1024 are for root",
+                 url);
+        break;
+    default:
+        snprintf(why, size, "cannot listen on %s: %s; check the address given with --listen", url,
+                 nng_strerror(rv));
+    }
+}
+
+int transport_listen(struct transport **out, const char *url, transport_handler *handler, void *ctx,
+                     char *why, size_t why_size)
+{
+    char clause[128];
+    struct transport *t;
+    int rv;
+
+    if (!transport_url_valid(url, clause, sizeof clause)) {
+        snprintf(why, why_size, "cannot listen on \"%s\": %s", url, clause);
+        return -ERR_INVALID;
+    }
+    t = calloc(1, sizeof *t);
+    if (t == NULL || (t->slots = calloc(SLOTS, sizeof *t->slots)) == NULL) {
+        free(t);
+        snprintf(why, why_size, "out of memory");
+        return -ERR_NOMEM;
+    }
+    t->handler = handler;
+    t->handler_ctx = ctx;
+    if ((rv = nng_rep0_open(&t->socket)) != 0)
+        goto err;
+    if ((rv = nng_socket_set_size(t->socket, NNG_OPT_RECVMAXSZ, TRANSPORT_MESSAGE_MAX)) != 0 ||
+        (rv = nng_listener_create(&t->listener, t->socket, url)) != 0 ||
+        (rv = nng_listener_start(t->listener, 0)) != 0)
+        goto err_after_open;
+    real_url(t, url);
+    *out = t;
+    return 0;
+
+err_after_open:
+    nng_close(t->socket);
+err:
+    say_why_not(why, why_size, url, rv);
+    free(t->slots);
+    free(t);
+    return from_nng(rv) == -ERR_UNREACHABLE ? -ERR_IO : from_nng(rv);
+}
+
+const char *transport_url(const struct transport *t)
+{
+    return t->url;
+}
+
+int transport_start(struct transport *t)
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct slot *s = &t->slots[i];
+        int rv;
+
+        s->transport = t;
+        if ((rv = nng_ctx_open(&s->ctx, t->socket)) != 0)
+            return from_nng(rv);
+        if ((rv = nng_aio_alloc(&s->aio, slot_event, s)) != 0) {
+            nng_ctx_close(s->ctx);
+            return from_nng(rv);
+        }
+        t->slot_count = i + 1;
+        slot_receive(s);
+    }
+    return 0;
+}
+
+void transport_reply(struct transport_request *r, const void *data, size_t len)
+{
+    struct slot *s = (struct slot *)r;
+    nng_msg *reply;
+
+    nng_msg_free(s->msg);
+    s->msg = NULL;
+    if (nng_msg_alloc(&reply, len) != 0) {
+        slot_receive(s); /* the peer's call times out; it asks again */
+        return;
+    }
+    memcpy(nng_msg_body(reply), data, len);
+    atomic_fetch_add_explicit(&s->transport->bytes_sent, len, memory_order_relaxed);
+    nng_aio_set_msg(s->aio, reply);
+    s->state = SLOT_SEND;
+    nng_ctx_send(s->ctx, s->aio);
+}
+
+void transport_drop(struct transport_request *r, bool bad)
+{
+    struct slot *s = (struct slot *)r;
+    nng_pipe pipe = nng_msg_get_pipe(s->msg);
+
+    nng_msg_free(s->msg);
+    s->msg = NULL;
+    if (bad)
+        nng_pipe_close(pipe);
+    slot_receive(s);
+}
+
+void transport_request_peer(const struct transport_request *r, char *out, size_t size)
+{
+    const struct slot *s = (const struct slot *)r;
+    nng_sockaddr addr;
+
+    snprintf(out, size, "an unknown address");
+    if (nng_pipe_get_addr(nng_msg_get_pipe(s->msg), NNG_OPT_REMADDR, &addr) != 0)
+        return;
+    if (addr.s_family == NNG_AF_INET) {
+        const uint8_t *ip = (const uint8_t *)&addr.s_in.sa_addr;
+        const uint8_t *port = (const uint8_t *)&addr.s_in.sa_port;
+        snprintf(out, size, "%u.%u.%u.%u:%u", ip[0], ip[1], ip[2], ip[3], port[0] << 8 | port[1]);
+    } else if (addr.s_family == NNG_AF_INET6) {
+        const uint8_t *port = (const uint8_t *)&addr.s_in6.sa_port;
+        snprintf(out, size, "an IPv6 address, port %u", port[0] << 8 | port[1]);
+    }
+}
+
+/* nng counts what it refuses below us by cause: "proto" is bytes that are no handshake, "other"
+ * holds messages past the limit. */
+uint64_t transport_refused(struct transport *t)
+{
+    static const char *const names[] = {"reject", "proto", "other"};
+    nng_stat *all, *mine, *one;
+    uint64_t sum = 0, since;
+
+    if (nng_stats_get(&all) != 0)
+        return 0;
+    mine = nng_stat_find_listener(all, t->listener);
+    for (size_t i = 0; mine != NULL && i < sizeof names / sizeof *names; i++)
+        if ((one = nng_stat_find(mine, names[i])) != NULL)
+            sum += nng_stat_value(one);
+    nng_stats_free(all);
+    since = sum - t->refused;
+    t->refused = sum;
+    return since;
+}
+
+uint64_t transport_bytes_sent(const struct transport *t)
+{
+    return atomic_load_explicit(&t->bytes_sent, memory_order_relaxed);
+}
+
+void transport_quit(struct transport *t)
+{
+    if (t->closed)
+        return;
+    t->closed = true;
+    nng_close(t->socket);
+}
+
+void transport_close(struct transport *t)
+{
+    if (t == NULL)
+        return;
+    transport_quit(t);
+    for (unsigned i = 0; i < t->slot_count; i++) {
+        nng_aio_stop(t->slots[i].aio);
+        nng_aio_free(t->slots[i].aio);
+        nng_msg_free(t->slots[i].msg);
+    }
+    free(t->slots);
+    free(t);
+}
+
+/* The asking side. */
+
+static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *arg)
+{
+    struct transport_peer *p = arg;
+
+    (void)pipe;
+    atomic_fetch_add(&p->pipes, event == NNG_PIPE_EV_ADD_POST ? 1 : -1);
+}
+
+int peer_open(struct transport_peer **out, const char *url)
+{
+    char clause[128];
+    struct transport_peer *p;
+    nng_dialer dialer;
+    int rv;
+
+    if (!transport_url_valid(url, clause, sizeof clause))
+        return -ERR_INVALID;
+    p = calloc(1, sizeof *p);
+    if (p == NULL)
+        return -ERR_NOMEM;
+    snprintf(p->url, sizeof p->url, "%s", url);
+    if ((rv = nng_req0_open(&p->socket)) != 0)
+        goto err;
+    if ((rv = nng_socket_set_ms(p->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE)) != 0 ||
+        (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS)) != 0 ||
+        (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS)) != 0 ||
+        (rv = nng_socket_set_size(p->socket, NNG_OPT_RECVMAXSZ, TRANSPORT_MESSAGE_MAX)) != 0 ||
+        (rv = nng_pipe_notify(p->socket, NNG_PIPE_EV_ADD_POST, pipe_event, p)) != 0 ||
+        (rv = nng_pipe_notify(p->socket, NNG_PIPE_EV_REM_POST, pipe_event, p)) != 0 ||
+        (rv = nng_dialer_create(&dialer, p->socket, url)) != 0 ||
+        (rv = nng_dialer_start(dialer, NNG_FLAG_NONBLOCK)) != 0)
+        goto err_after_open;
+    *out = p;
+    return 0;
+
+err_after_open:
+    nng_close(p->socket);
+err:
+    free(p);
+    return from_nng(rv);
+}
+
+const char *peer_url(const struct transport_peer *p)
+{
+    return p->url;
+}
+
+bool peer_connected(const struct transport_peer *p)
+{
+    return atomic_load(&((struct transport_peer *)p)->pipes) > 0;
+}
+
+void peer_quit(struct transport_peer *p)
+{
+    if (p->closed)
+        return;
+    p->closed = true;
+    nng_close(p->socket);
+}
+
+void peer_close(struct transport_peer *p)
+{
+    if (p == NULL)
+        return;
+    peer_quit(p);
+    free(p);
+}
+
+static void release_reply(struct transport_call *call)
+{
+    struct call *c = call->handle;
+
+    nng_msg_free(c->reply);
+    c->reply = NULL;
+    call->data = NULL;
+    call->len = 0;
+}
+
+static int prepare(struct transport_peer *p, struct transport_call *call)
+{
+    struct call *c = call->handle;
+    int rv;
+
+    if (c != NULL && call->peer == p) {
+        release_reply(call);
+        return 0;
+    }
+    peer_done(call);
+    c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return -ERR_NOMEM;
+    if ((rv = nng_aio_alloc(&c->aio, NULL, NULL)) != 0)
+        goto err;
+    if ((rv = nng_ctx_open(&c->ctx, p->socket)) != 0)
+        goto err_after_aio;
+    call->handle = c;
+    call->peer = p;
+    return 0;
+
+err_after_aio:
+    nng_aio_free(c->aio);
+err:
+    free(c);
+    return from_nng(rv);
+}
+
+int peer_begin(struct transport_peer *p, struct transport_call *call, const void *data, size_t len,
+               int64_t timeout_ms)
+{
+    nng_msg *msg;
+    struct call *c;
+    int rv = prepare(p, call);
+
+    if (rv != 0)
+        return rv;
+    if (nng_msg_alloc(&msg, len) != 0)
+        return -ERR_NOMEM;
+    memcpy(nng_msg_body(msg), data, len);
+    c = call->handle;
+    c->begun = mono_now();
+    c->timeout_ms = timeout_ms;
+    nng_aio_set_msg(c->aio, msg);
+    nng_aio_set_timeout(c->aio, (nng_duration)timeout_ms);
+    nng_ctx_send(c->ctx, c->aio);
+    return 0;
+}
+
+int peer_finish(struct transport_call *call)
+{
+    struct call *c = call->handle;
+    int64_t left;
+    int rv;
+
+    nng_aio_wait(c->aio);
+    if ((rv = nng_aio_result(c->aio)) != 0) {
+        nng_msg_free(nng_aio_get_msg(c->aio));
+        nng_aio_set_msg(c->aio, NULL);
+        return rv == NNG_ETIMEDOUT ? -ERR_UNREACHABLE : from_nng(rv); /* it was never sent */
+    }
+    left = c->timeout_ms - mono_since_ms(c->begun);
+    nng_aio_set_msg(c->aio, NULL);
+    nng_aio_set_timeout(c->aio, (nng_duration)(left > 1 ? left : 1));
+    nng_ctx_recv(c->ctx, c->aio);
+    nng_aio_wait(c->aio);
+    if ((rv = nng_aio_result(c->aio)) != 0)
+        return from_nng(rv);
+    c->reply = nng_aio_get_msg(c->aio);
+    call->data = nng_msg_body(c->reply);
+    call->len = nng_msg_len(c->reply);
+    return 0;
+}
+
+int peer_call(struct transport_peer *p, struct transport_call *call, const void *data, size_t len,
+              int64_t timeout_ms)
+{
+    int rv = peer_begin(p, call, data, len, timeout_ms);
+
+    return rv != 0 ? rv : peer_finish(call);
+}
+
+void peer_done(struct transport_call *call)
+{
+    struct call *c = call->handle;
+
+    if (c == NULL)
+        return;
+    release_reply(call);
+    nng_ctx_close(c->ctx);
+    nng_aio_free(c->aio);
+    free(c);
+    *call = (struct transport_call){0};
+}
