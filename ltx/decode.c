@@ -138,7 +138,7 @@ static int read_end(struct ltx_decoder *d)
     uint64_t crc = checksum_update(d->crc, p, 8) | LTX_CHECKSUM_BIT;
     d->offset += LTX_TRAILER_SIZE;
     if (d->offset != d->source.size)
-        return fault(d, -ERR_CORRUPT, "%" PRIu64 " bytes after the trailer",
+        return fault(d, -ERR_CORRUPT, "bytes after the trailer: %" PRIu64,
                      d->source.size - d->offset);
     if (crc != stated)
         return fault(d, -ERR_CHECKSUM,
