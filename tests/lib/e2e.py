@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the end-to-end tests and runs each in a process of its own, with a time limit."""
+import glob
+import importlib.util
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+from lib import case, scratch
+from lib.cluster import PROGRAM, TOP
+
+SKIPPED = 77
+
+
+def load(path):
+    case.TESTS.clear()
+    spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(case.TESTS)
+
+
+def collect(patterns):
+    found = []
+    for path in sorted(glob.glob(os.path.join(TOP, "tests/e2e/test_*.py"))):
+        file = os.path.relpath(path, os.path.join(TOP, "tests"))
+        for test in load(path):
+            if not patterns or any(p in "%s: %s" % (file, test.name) for p in patterns):
+                found.append((file, test))
+    return found
+
+
+def run(results, patterns, jobs, keep):
+    tests = collect(patterns)
+    if not tests:
+        return
+    results.title("end-to-end tests")
+    if not os.path.exists(PROGRAM):
+        results.failed("tests/run", "the program", 0, "%s has not been built" % PROGRAM)
+        return
+    waiting = queue.Queue()
+    # The long ones first, so that no worker waits for one at the end.
+    for item in sorted((t for t in tests if not t[1].alone), key=lambda t: -t[1].limit):
+        waiting.put(item)
+
+    def work():
+        while True:
+            try:
+                file, test = waiting.get_nowait()
+            except queue.Empty:
+                return
+            _supervise(results, file, test, keep)
+    workers = [threading.Thread(target=work) for _ in range(max(1, jobs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for file, test in tests:
+        if test.alone:
+            _supervise(results, file, test, keep)
+
+
+def _supervise(results, file, test, keep):
+    """One test in its own process group; its folder is cleaned here too, in case it could not do it itself."""
+    began = time.monotonic()
+    place = scratch.Scratch(re.sub(r"[^\w-]", "-", test.name))
+    process = subprocess.Popen([sys.executable, os.path.join(TOP, "tests/run"), "--one", file, test.name, place.path],
+                               cwd=place.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)
+    place.record(process)
+    late = threading.Event()
+
+    def end():
+        late.set()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            # It may hang in a call that only the end of a daemon lets return: end them all.
+            scratch.clean(place.path, keep=True)
+    timer = threading.Timer(test.limit, end)
+    timer.start()
+    # A program that the test has left running may hold the pipe open, so its end is not waited for.
+    output = []
+    reader = threading.Thread(target=lambda: output.append(process.stdout.read()), daemon=True)
+    reader.start()
+    status = process.wait()
+    timer.cancel()
+    seconds = time.monotonic() - began
+    trouble = ""
+    try:
+        scratch.clean(place.path, keep and status not in (0, SKIPPED))
+    except (OSError, RuntimeError) as error:
+        trouble, status = "\ncould not be cleaned up: %s" % error, 1
+    reader.join(5)
+    text = b"".join(output).decode(errors="replace") + trouble
+    if late.is_set():
+        results.failed(file, test.name, seconds, "%s\nended: longer than %d s" % (text, test.limit))
+    elif status == 0:
+        results.passed(file, test.name, seconds)
+    elif status == SKIPPED:
+        results.skipped(file, test.name, seconds, text.strip().splitlines()[-1])
+    else:
+        results.failed(file, test.name, seconds, text)
+
+
+def run_one(file, name, path):
+    """What the process of one test does."""
+    signal.signal(signal.SIGTERM, _ended)
+    test = next(t for t in load(os.path.join(TOP, "tests", file)) if t.name == name)
+    place = scratch.Scratch(name, path=path, keep=True)
+    try:
+        test.run(place)
+        return 0
+    except case.Skip as reason:
+        print(reason)
+        return SKIPPED
+    except BaseException:  # pylint: disable=broad-except
+        traceback.print_exc()
+        return 1
+
+
+def _ended(*unused):
+    raise TimeoutError("the time of this test is over; it was here")

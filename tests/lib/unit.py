@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds and runs the unit tests (cmocka programs): each test a line, under a sanitizer each program a line."""
+import glob
+import os
+import re
+import selectors
+import subprocess
+import time
+
+from lib.cluster import TOP
+
+LIMIT = 120
+RESULT = re.compile(r"\[\s+(OK|FAILED|SKIPPED)\s+\] (\S.*)")
+
+
+def folder(sanitize):
+    return "build-" + sanitize if sanitize else "build"
+
+
+def programs(patterns):
+    """(name, path below the build folder) of each; a pattern of another file rules none out by itself."""
+    found = []
+    for source in sorted(glob.glob(os.path.join(TOP, "tests/unit/*/test_*.c"))):
+        path = os.path.relpath(source, TOP)[:-2]
+        found.append((path[len("tests/unit/"):], path))
+    return found
+
+
+def build(results, sanitize, patterns):
+    """make, quietly; its output is shown if it fails."""
+    began = time.monotonic()
+    wanted = [os.path.join(folder(sanitize), path) for _, path in programs(patterns)]
+    if not sanitize:
+        wanted = ["all"] + wanted
+    command = ["make", "-s", "-k", "-j%d" % (os.cpu_count() or 1)]
+    if sanitize:
+        command.append("SANITIZE=" + sanitize)
+    results.title("building" + (" with SANITIZE=" + sanitize if sanitize else ""))
+    done = subprocess.run(command + wanted, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        results.failed("make", sanitize or "all", time.monotonic() - began, done.stdout)
+    elif done.stdout.strip():
+        print(done.stdout.rstrip())
+    return done.returncode == 0
+
+
+def run(results, sanitize, patterns):
+    results.title("unit tests" + (" under " + sanitize if sanitize else ""))
+    for name, path in programs(patterns):
+        program = os.path.join(TOP, folder(sanitize), path)
+        if sanitize:
+            _run_whole(results, sanitize, name, program, patterns)
+        else:
+            _run_each(results, name, program, patterns)
+
+
+def _wanted(patterns, name):
+    return not patterns or any(p in name for p in patterns)
+
+
+def _environment():
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="STDOUT")
+    env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
+    env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
+    return env
+
+
+def _run_each(results, name, program, patterns):
+    """Runs a program and reports each test when its result line comes, with what was printed before it."""
+    if not os.path.exists(program):
+        results.failed(name, "the program", 0, "%s has not been built (make unit)" % program)
+        return
+    began = last = time.monotonic()
+    process = subprocess.Popen([program], cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, env=_environment())
+    failures, output = 0, []
+    for line in _lines(process, began + LIMIT):
+        found = RESULT.search(line)
+        if not found or found.group(2).startswith(("tests:", "setup", "teardown")) or "test(s)" in line:
+            output.append(line)
+            continue
+        now, test = time.monotonic(), found.group(2).strip()
+        if _wanted(patterns, "%s: %s" % (name, test)):
+            if found.group(1) == "OK":
+                results.passed(name, test, now - last)
+            elif found.group(1) == "SKIPPED":
+                results.skipped(name, test, now - last, "as the test says")
+            else:
+                results.failed(name, test, now - last, "\n".join(output))
+        failures += found.group(1) == "FAILED"
+        last, output = now, []
+    status = process.wait()
+    # A program that died in a test, or that fails without naming a test, must not pass for silence.
+    if status != 0 and not failures:
+        results.failed(name, "the program", time.monotonic() - began,
+                       "\n".join(output[-60:] + ["exit status %s" % status]))
+
+
+def _lines(process, end):
+    """The lines of a process's output as they come; the process is killed at the time `end`."""
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0, end - time.monotonic())):
+                process.kill()
+                yield "killed: longer than %d s" % LIMIT
+                return
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                if rest:
+                    yield rest.decode(errors="replace")
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+
+
+def _run_whole(results, sanitize, name, program, patterns):
+    test = "all its tests under " + sanitize
+    if not _wanted(patterns, "%s: %s" % (name, test)):
+        return
+    command = [program]
+    if "thread" in sanitize and _works(["setarch", "-R", "true"]):
+        # ThreadSanitizer of older compilers cannot place its shadow where newer kernels randomise mappings.
+        command = ["setarch", "-R", program]
+    began = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=3 * LIMIT,
+                              env=_environment(), check=False)
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        status, output = "none: longer than %d s" % (3 * LIMIT), (late.stdout or b"").decode(errors="replace")
+    seconds = time.monotonic() - began
+    if status == 0:
+        results.passed(name, test, seconds)
+    else:
+        results.failed(name, test, seconds, "%s\nexit status %s" % (output, status))
+
+
+def _works(command):
+    try:
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    except OSError:
+        return False
