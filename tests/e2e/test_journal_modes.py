@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same random workload in each journal mode and page size, with readers on the replicas."""
+import random
+
+from lib import check, clients
+from lib.case import dice, equal, need, test
+from lib.cluster import Cluster
+from lib.workload import JOURNAL_MODES, PAGE_SIZES, Workload
+
+# The independent check of the records computes the checksum of the whole database after each of them.
+STEPS = {512: 60, 4096: 50, 65536: 30}
+
+
+@test(limit=240, each=[(mode, size) for mode in JOURNAL_MODES for size in PAGE_SIZES])
+def a_random_workload_gives_the_same_bytes_everywhere(scratch, case):
+    mode, page_size = case
+    rng = dice()
+    with Cluster(scratch, nodes=3 if page_size == 4096 else 2) as c:
+        work = Workload(c[0], "app.db", mode, page_size, rng)
+        work.open()
+        clients.client.create(work.db)
+        work.close()
+        c.wait_level("app.db")
+        readers = [clients.reader(scratch, c[1].db("app.db"), "--pause", "0.002"),
+                   clients.reader(scratch, c[-1].db("app.db"), "--pause", "0.002", "--reopen")]
+        work.run(STEPS[page_size])
+        c.wait_level("app.db")
+        for one in readers:
+            need(one.stop()["checks"] > 0, "a reader has not looked once")
+        data = check.same_everywhere(c, "app.db")
+        with open(scratch.join("node0-app.db.export"), "rb") as f:
+            equal(len(f.read()) % page_size, 0, "the size of the export modulo the page size")
+        rows = [node.sql("app.db", "SELECT count(*), max(n) FROM acked")[0] for node in c.nodes]
+        equal(rows, [rows[0]] * len(rows), "rows on the nodes")
+        equal(rows[0][1], work.rows, "the last row written")
+        if page_size == 4096:
+            c[1].restart()
+            c[0].restart()
+            equal(check.same_everywhere(c, "app.db"), data, "the database after a restart of two nodes")
+        count = check.chain_gives(scratch, c[0], "app.db", data)
+        need(count >= 10, "only %d records", count)
+        print("%d records, %d bytes" % (count, len(data)))
+
+
+@test(limit=60, each=JOURNAL_MODES)
+def savepoint_and_rollback_leave_no_record(scratch, mode):
+    if mode == "off":
+        return _nothing_written_leaves_no_record(scratch)
+    with Cluster(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        before = c.wait_level("app.db")["app.db"]
+        c[0].sql("app.db", "PRAGMA journal_mode=" + mode, "BEGIN", "UPDATE acct SET amount = 0",
+                 "SAVEPOINT a", "DELETE FROM acct", "RELEASE a", "ROLLBACK")
+        equal(c[0].pos("app.db"), before, "the position after a rollback")
+        c[0].sql("app.db", "PRAGMA journal_mode=" + mode, "UPDATE acct SET amount = amount + 1 - 1 WHERE id = 1",
+                 "BEGIN", "UPDATE acct SET amount = amount + 1 WHERE id = 1",
+                 "UPDATE acct SET amount = amount - 1 WHERE id = 2", "COMMIT")
+        after = c.wait_level("app.db")["app.db"]
+        need(after[0] > before[0], "no record for a commit: %s", after)
+        equal(c[1].sql("app.db", "SELECT amount FROM acct WHERE id < 3"), [(100,), (101,), (99,)], "the replica")
+        check.same_everywhere(c, "app.db")
+
+
+def _nothing_written_leaves_no_record(scratch):
+    with Cluster(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=off")
+        before = c.wait_level("app.db")["app.db"]
+        c[0].sql("app.db", "PRAGMA journal_mode=off", "BEGIN", "SELECT * FROM acct", "COMMIT")
+        equal(c[0].pos("app.db"), before, "the position after reading")
+
+
+@test(limit=120)
+def a_database_changes_its_journal_mode_and_page_size(scratch):
+    with Cluster(scratch, nodes=2) as c:
+        clients.prepare(c[0], "app.db", "page_size=1024")
+        c.wait_level("app.db")
+        reader = clients.reader(scratch, c[1].db("app.db"), "--pause", "0.002")
+        writer = c[0].connect("app.db")
+        for i, mode in enumerate(("wal", "delete", "wal", "persist", "memory", "wal", "truncate", "wal", "delete")):
+            got = writer.execute("PRAGMA journal_mode=" + mode).fetchone()[0]
+            equal(got, mode, "journal_mode")
+            clients.client.transaction(writer, random.Random(i), "m", i)
+            c.wait_level("app.db")
+        for size in (8192, 512, 65536, 4096):
+            writer.execute("PRAGMA page_size=%d" % size)
+            writer.execute("VACUUM")
+            equal(writer.execute("PRAGMA page_size").fetchone()[0], size, "page_size")
+            clients.client.transaction(writer, random.Random(size), "p", size)
+            c.wait_level("app.db")
+            equal(c[1].sql("app.db", "PRAGMA page_size"), [(size,)], "page_size on the replica")
+        writer.close()
+        need(reader.stop()["checks"] > 0, "the reader has not looked once")
+        data = check.same_everywhere(c, "app.db")
+        check.chain_gives(scratch, c[0], "app.db", data)
+
+
+@test(limit=120)
+def a_vacuum_that_shrinks_by_thousands_of_pages_replicates(scratch):
+    with Cluster(scratch, nodes=2) as c:
+        for mode in ("wal", "delete"):
+            name = mode + ".db"
+            clients.prepare(c[0], name, "page_size=512", "journal_mode=" + mode)
+            c[0].sql(name, "CREATE TABLE big(a)", "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n "
+                     "WHERE i < 4000) INSERT INTO big SELECT randomblob(450) FROM n")
+            c.wait_level(name)
+            c[0].sql(name, "DELETE FROM big WHERE rowid > 100", "VACUUM", "INSERT INTO big VALUES('after')")
+            data = check.same_everywhere(c, name)
+            need(len(data) < 512 * 600, "the export has %d bytes", len(data))
+
+
+@test(limit=90)
+def exclusive_locking_mode_replicates(scratch):
+    with Cluster(scratch, nodes=2) as c:
+        for mode in ("wal", "delete", "persist"):
+            name = mode + ".db"
+            clients.prepare(c[0], name)
+            db = c[0].connect(name)
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=" + mode)
+            for i in range(20):
+                clients.client.transaction(db, random.Random(i), "x", i)
+            c.wait_level(name)
+            equal(c[1].sql(name, "SELECT count(*) FROM acked"), [(20,)], "rows on the replica in " + mode)
+            db.close()
+            check.same_everywhere(c, name)
