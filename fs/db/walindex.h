@@ -51,6 +51,11 @@ void walindex_fini(struct walindex *w); /* unmaps */
  * recover it. */
 int walindex_read(struct walindex *w, struct walindex_header *out);
 uint32_t walindex_page_size(const struct walindex_header *h);
+/* The header's 16 bits for a page size in bytes. */
+static inline uint16_t walindex_page_size_field(uint32_t page_size)
+{
+    return (uint16_t)((page_size & 0xff00) | (page_size >> 16));
+}
 int walindex_backfill(struct walindex *w, uint32_t *frames);
 
 /* Enters frame number `frame` for page `pgno` into the hash tables (grows the file). Invisible to

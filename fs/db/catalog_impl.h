@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_CATALOG_IMPL_H
+#define FS_DB_CATALOG_IMPL_H
+
+#include <stdbool.h>
+
+#include "fs/db/catalog.h"
+#include "ltx/base/mutex.h"
+#include "ltx/base/thread.h"
+
+/* The inside of the catalog, for catalog.c, settler.c and follow.c. */
+
+#define CATALOG_BUCKETS 1024
+
+struct follow;
+
+struct catalog {
+    struct store *store;
+    struct role_state *role;
+    int tree_dirfd;
+    char *mountpoint;
+    enum replica_writes replica_writes;
+
+    struct mutex mutex; /* RANK_FS_CONTROL; guards the table, the counts in it, and what follows */
+    struct cond poked;
+    struct database *bucket[CATALOG_BUCKETS];
+    size_t count;
+    bool poke;
+    bool quit;
+    struct thread settler;
+    struct follow *follow; /* while this node is a replica */
+};
+
+/* A new array of all databases, each counted, to be given back with catalog_put_all. NULL without
+ * memory. */
+struct database **catalog_all(struct catalog *c, size_t *count);
+void catalog_put_all(struct database **all, size_t count);
+
+/* settler.c: the thread that looks after what no client call ends. */
+int settler_start(struct catalog *c);
+/* One look at one database; from the settler, and when this node becomes the primary. */
+void settle(struct database *db);
+/* The last look, before the unmount: captures what is whole and moves the recovery position. */
+void settle_at_end(struct database *db);
+
+/* follow.c: a replica's appliers. */
+int follow_start(struct catalog *c, struct follow **out);
+/* Applies everything that is in the logs, then stops; or stops at once. */
+int follow_drain(struct follow *f, int64_t limit_ms);
+void follow_stop(struct follow *f); /* joins all threads, closes all handles on the mount, frees */
+
+/* recover.c */
+int recover_database(struct catalog *c, struct ledger *l);
+
+/* tree.c: calls `visit` with the path of every regular file below the tree that is not a journal,
+ * WAL or shared memory. */
+int tree_walk(int tree_dirfd, int (*visit)(void *ctx, const char *path), void *ctx);
+
+#endif

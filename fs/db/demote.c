@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/db/demote.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
+#include "fs/db/own.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+static int put_back(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
+{
+    return file_write(*(int *)ctx, page, page_size, (int64_t)(pgno - 1) * page_size);
+}
+
+static int put_size_back(void *ctx, uint32_t page_count, uint32_t page_size)
+{
+    return file_truncate(*(int *)ctx, (int64_t)page_count * page_size);
+}
+
+/* A client is stuck in a transaction: it may write no more. Its journal is played back for it. */
+static int roll_back(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int main_fd = -1, fd = -1;
+    uint32_t pages = 0;
+
+    own_enter();
+    snprintf(path, sizeof path, "%s/%s-journal", catalog_mountpoint(db->catalog), db->path);
+    int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (!err) {
+        path[strlen(path) - strlen("-journal")] = '\0';
+        err = file_open(AT_FDCWD, path, O_RDWR | O_NOFOLLOW, 0, &main_fd);
+    }
+    if (!err)
+        err = journal_play_back(
+            fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = &main_fd},
+            &pages);
+    if (!err && fsync(main_fd) != 0)
+        err = -ERR_IO;
+    if (!err) {
+        strcat(path, "-journal");
+        err = file_unlink(AT_FDCWD, path);
+    }
+    file_close(main_fd);
+    file_close(fd);
+    own_leave();
+    if (!err)
+        log_warn("follow",
+                 "%s: a transaction of %u pages was rolled back, because this node is no longer "
+                 "the primary",
+                 db->path, pages);
+    return err;
+}
+
+static void demote(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool hot = db->journal_hot;
+    mutex_unlock(&db->mutex);
+
+    int err = hot ? roll_back(db) : 0;
+
+    mutex_lock(&db->mutex);
+    if (hot && !err)
+        dirty_clear(&db->dirty);
+    if (err || dirty_any(&db->dirty)) {
+        log_warn("follow", "%s: holds changes that never became a record; it is fetched again",
+                 db->path);
+        if (db->ledger)
+            ledger_set_damaged(db->ledger, "holds changes that never became a record");
+        dirty_clear(&db->dirty);
+    }
+    db->leftover = false;
+    db->journal_hot = false;
+    db->sync_wanted = false;
+    capture_wal_reset(db);
+    database_close_files(db);
+    mutex_unlock(&db->mutex);
+}
+
+/* Clients that meet the closed gate roll back by themselves; that is better than doing it for them.
+ */
+static void wait_for_journals(struct database **all, size_t count)
+{
+    struct mono start = mono_now();
+    for (bool hot = true; hot && mono_since_ms(start) < 500;) {
+        hot = false;
+        for (size_t i = 0; i < count; i++) {
+            mutex_lock(&all[i]->mutex);
+            hot |= all[i]->journal_hot;
+            mutex_unlock(&all[i]->mutex);
+        }
+        if (hot)
+            usleep(5000);
+    }
+}
+
+void demote_databases(struct catalog *c)
+{
+    size_t count;
+    struct database **all = catalog_all(c, &count);
+    if (!all)
+        return;
+    wait_for_journals(all, count);
+    for (size_t i = 0; i < count; i++)
+        demote(all[i]);
+    catalog_put_all(all, count);
+}

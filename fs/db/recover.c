@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+#include "ltx/compact.h"
+
+/*
+ * Start: the files of one database and its log are made to agree. The log is the truth (I2).
+ *
+ *   what may be found                                what is done
+ *   -journal that would be rolled back               its pages go back into the file; then it is
+ * removed -wal, -shm                                       removed: what was committed in them is
+ * in the log records after S                                  written over the file, in order a
+ * deletion after S                               the file is removed a file that is longer or
+ * shorter than its size   cut or extended pages that do not match their checksum           the
+ * database is marked damaged, the file left as it is a mark that the file changed without a record
+ * every page is compared; taken in when this node is the primary
+ *
+ * It may be interrupted at any point and begun again.
+ */
+
+struct playback {
+    int fd;
+    struct dirty touched;
+};
+
+static int put_back(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
+{
+    struct playback *p = ctx;
+    dirty_add_page(&p->touched, pgno);
+    return file_write(p->fd, page, page_size, (int64_t)(pgno - 1) * page_size);
+}
+
+static int put_size_back(void *ctx, uint32_t page_count, uint32_t page_size)
+{
+    struct playback *p = ctx;
+    return file_truncate(p->fd, (int64_t)page_count * page_size);
+}
+
+static int play_journal_back(struct database *db, struct playback *p)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    uint32_t pages = 0;
+    database_file_path(db, FILE_JOURNAL, path);
+    int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    bool hot = journal_is_hot(fd);
+    if (hot)
+        err = journal_play_back(
+            fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p},
+            &pages);
+    file_close(fd);
+    if (hot && !err)
+        log_info("recover",
+                 "%s: %u pages of an unfinished transaction were put back from its journal",
+                 db->path, pages);
+    return err;
+}
+
+static int remove_file(struct database *db, enum file_kind kind)
+{
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, kind, path);
+    int err = file_unlink(database_tree(db), path);
+    return err == -ERR_NOTFOUND ? 0 : err;
+}
+
+static int remove_companions(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    int err = remove_file(db, FILE_WAL);
+    if (!err)
+        err = remove_file(db, FILE_SHM);
+    database_file_path(db, FILE_JOURNAL, path);
+    if (!err && file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) == 0) {
+        bool hot = journal_is_hot(fd);
+        file_close(fd);
+        if (hot)
+            err = remove_file(db, FILE_JOURNAL);
+    }
+    return err;
+}
+
+static int redo(struct database *db, int fd, const struct ledger_info *info, uint64_t *records)
+{
+    struct txlog_entry e = {0};
+    struct txlog *log = ledger_log(db->ledger);
+    char why[160] = "";
+
+    *records = 0;
+    if (info->recovery.txid >= info->last.txid)
+        return 0;
+    int err = txlog_find(log, info->recovery.txid, &e);
+    while (!err) {
+        err = apply_record_to_file(txlog_entry_source(&e), fd, why, sizeof why);
+        if (err) {
+            log_error("recover", "%s: record %llu cannot be redone: %s", db->path,
+                      (unsigned long long)e.max_txid, *why ? why : err_text(err));
+            txlog_entry_release(&e);
+            return err;
+        }
+        (*records)++;
+        if (e.max_txid >= info->last.txid) {
+            txlog_entry_release(&e);
+            return 0;
+        }
+        err = txlog_next(log, &e);
+    }
+    return err;
+}
+
+/* Pages that came from the journal and not from a record must be what the ledger says. */
+static int check_touched(struct database *db, const struct ledger_info *info, struct dirty *touched)
+{
+    uint8_t *page = malloc(LTX_MAX_PAGE_SIZE);
+    int err = page ? 0 : -ERR_NOMEM;
+    dirty_sort(touched);
+    for (uint32_t i = 0; !err && i < touched->len; i++) {
+        uint32_t pgno = touched->pgno[i];
+        if (pgno > info->commit)
+            break;
+        err = database_read_main(db, info->page_size, pgno, page);
+        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
+            err = -ERR_CHECKSUM;
+    }
+    free(page);
+    return err;
+}
+
+struct whole_file {
+    struct database *db;
+    uint32_t page_size;
+};
+
+static int read_whole(void *ctx, uint32_t pgno, void *page)
+{
+    struct whole_file *w = ctx;
+    return database_read_main(w->db, w->page_size, pgno, page);
+}
+
+/* Marks pages that differ from the ledger as dirty. */
+static int compare_file(struct database *db, const struct ledger_info *info)
+{
+    uint8_t *page = malloc(info->page_size);
+    int err = page ? 0 : -ERR_NOMEM;
+    for (uint32_t pgno = 1; !err && pgno <= info->commit; pgno++) {
+        if (pgno == ltx_lock_pgno(info->page_size))
+            continue;
+        err = database_read_main(db, info->page_size, pgno, page);
+        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
+            dirty_add_page(&db->dirty, pgno);
+    }
+    free(page);
+    return err;
+}
+
+/* The file was being changed without a journal when the daemon died: what it holds now is what its
+ * clients see. */
+static int take_in_changes(struct database *db, const struct ledger_info *info, int64_t size)
+{
+    if (size != (int64_t)info->commit * info->page_size)
+        db->dirty.all = true;
+    else if (compare_file(db, info) != 0)
+        return -ERR_IO;
+    db->leftover = dirty_any(&db->dirty);
+    if (db->leftover)
+        log_warn("recover",
+                 "%s: holds changes that have no record; they are recorded when this node is the "
+                 "primary",
+                 db->path);
+    return 0;
+}
+
+static int recover_deleted(struct database *db, const struct ledger_info *info)
+{
+    if (info->recovery.txid >= info->last.txid)
+        return 0; /* a file that is there now is a new one */
+    int err = remove_companions(db);
+    if (!err)
+        err = remove_file(db, FILE_MAIN);
+    if (!err)
+        err = remove_file(db, FILE_JOURNAL);
+    return err ? err : ledger_checkpoint(db->ledger, info->last);
+}
+
+static int recover_file(struct database *db, const struct ledger_info *info)
+{
+    char path[DATABASE_PATH_MAX];
+    struct playback p = {.fd = -1};
+    uint64_t records = 0;
+    int64_t size;
+
+    database_file_path(db, FILE_MAIN, path);
+    bool rebuilt = info->recovery.txid == 0; /* the log has all of it */
+    const char *slash = strrchr(path, '/');
+    if (rebuilt && slash) {
+        char folder[DATABASE_PATH_MAX];
+        snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
+        file_mkdirs(database_tree(db), folder, 0755);
+    }
+    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW | (rebuilt ? O_CREAT : 0),
+                        0644, &p.fd);
+    if (err)
+        return err;
+    err = play_journal_back(db, &p);
+    if (!err)
+        err = redo(db, p.fd, info, &records);
+    if (!err)
+        err = file_size(p.fd, &size);
+    if (err)
+        goto out;
+    if (ledger_is_unclean(db->ledger) && records == 0) {
+        err = take_in_changes(db, info, size);
+    } else {
+        int64_t want = (int64_t)info->commit * info->page_size;
+        if (size != want)
+            err = file_truncate(p.fd, want);
+        if (!err)
+            err = check_touched(db, info, &p.touched);
+    }
+    if (!err)
+        err = file_sync_data(p.fd);
+    if (!err)
+        err = remove_companions(db);
+    if (!err && info->damaged)
+        err = ledger_rebuild_sums(db->ledger, read_whole,
+                                  &(struct whole_file){.db = db, .page_size = info->page_size});
+    if (!err && info->recovery.txid < info->last.txid)
+        err = ledger_checkpoint(db->ledger, info->last);
+    if (!err && records > 0)
+        log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,
+                 (unsigned long long)records, (unsigned long long)info->last.txid);
+out:
+    dirty_fini(&p.touched);
+    file_close(p.fd);
+    return err;
+}
+
+int recover_database(struct catalog *c, struct ledger *l)
+{
+    struct ledger_info info;
+    struct database *db = catalog_get(c, ledger_name(l));
+    if (!db)
+        return -ERR_NOMEM;
+    mutex_lock(&db->mutex);
+    db->ledger = l;
+    ledger_info(l, &info);
+    int err = 0;
+    if (info.last.txid > 0)
+        err = info.commit == 0 ? recover_deleted(db, &info) : recover_file(db, &info);
+    if (err) {
+        char why[120];
+        snprintf(why, sizeof why, "recovery failed: %s", err_text(err));
+        log_error(
+            "recover",
+            "%s: its files and its log cannot be brought together (%s); they are left as they are",
+            db->path, err_text(err));
+        ledger_set_damaged(l, why);
+    } else {
+        db->backed = info.last;
+        ledger_set_applied(l, info.last);
+    }
+    database_close_files(db);
+    mutex_unlock(&db->mutex);
+    catalog_put(db);
+    return 0;
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "fs/db/capture_pages.h"
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
+#include "fs/db/locks.h"
+#include "fs/db/own.h"
+#include "fs/db/walfix.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+/*
+ * The thread that ends what no client call ends: it captures files that were written without a
+ * journal once their writer pauses, brings a wal-index forward that a dead writer left behind, and
+ * moves the recovery position along.
+ */
+
+#define PAUSE_MS 20 /* a writer that does nothing for so long pauses */
+#define ROUND_MS 1000
+#define CHECKPOINT_MS 10000                /* the recovery position moves this often, */
+#define CHECKPOINT_BYTES (8 * 1024 * 1024) /* or after so much log */
+#define CLEAN_MS 5000                      /* a file is called clean again after so long */
+
+/* As an ordinary client under SQLite's SHARED lock, so that no transaction is in the middle of it.
+ */
+static void capture_quiet(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    snprintf(path, sizeof path, "%s/%s", catalog_mountpoint(db->catalog), db->path);
+    own_enter();
+    int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    own_leave();
+    if (err && err != -ERR_NOTFOUND)
+        return; /* the next round tries again */
+    if (!err)
+        err = lock_database_shared(fd);
+    if (!err || err == -ERR_NOTFOUND) {
+        mutex_lock(&db->mutex);
+        if (err) {
+            err = capture_deletion(db);
+            if (!err)
+                dirty_clear(&db->dirty);
+        } else if (!db->journal_hot) {
+            err = capture_pages(db, CAPTURE_QUIET);
+        }
+        if (err)
+            log_warn("capture", "%s: changes could not be recorded yet: %s", db->path,
+                     err_text(err));
+        mutex_unlock(&db->mutex);
+    }
+    if (err != -ERR_NOTFOUND)
+        file_close(fd);
+}
+
+/* S moves to where the database file is; see ledger_checkpoint. */
+static void move_recovery_position(struct database *db, bool now)
+{
+    struct ledger_info info;
+    mutex_lock(&db->mutex);
+    struct position backed = db->backed;
+    bool due = false;
+    if (db->ledger && backed.txid > 0) {
+        ledger_info(db->ledger, &info);
+        due = backed.txid > info.recovery.txid &&
+              (now || mono_since_ms(db->checkpointed) >= CHECKPOINT_MS ||
+               txlog_bytes_after(ledger_log(db->ledger), info.recovery.txid) > CHECKPOINT_BYTES);
+    }
+    int fd = -1, err = 0;
+    char path[DATABASE_PATH_MAX];
+    if (due && info.commit > 0) {
+        database_file_path(db, FILE_MAIN, path);
+        err = file_open(database_tree(db), path, O_RDWR, 0, &fd);
+    }
+    mutex_unlock(&db->mutex);
+    if (!due || err)
+        return;
+    err = ledger_sync(db->ledger, backed.txid);
+    if (!err && fd >= 0)
+        err = file_sync_data(fd);
+    file_close(fd);
+    if (!err)
+        err = ledger_checkpoint(db->ledger, backed);
+    if (err)
+        log_error("recover", "%s: the recovery position stays at TXID %llu: %s", db->path,
+                  (unsigned long long)info.recovery.txid, err_text(err));
+    db->checkpointed = mono_now();
+}
+
+static void call_clean(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    if (db->ledger && ledger_is_unclean(db->ledger) && !dirty_any(&db->dirty) &&
+        mono_since_ms(db->dirty.last_write) >= CLEAN_MS)
+        (void)ledger_set_unclean(db->ledger, false); /* the next round tries again */
+    mutex_unlock(&db->mutex);
+}
+
+void settle(struct database *db)
+{
+    bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
+    mutex_lock(&db->mutex);
+    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid &&
+                 mono_since_ms(db->dirty.last_write) >= PAUSE_MS;
+    bool behind = primary && db->wal.index_behind;
+    mutex_unlock(&db->mutex);
+    if (quiet)
+        capture_quiet(db);
+    if (behind)
+        walfix(db);
+    move_recovery_position(db, false);
+    if (primary)
+        call_clean(db);
+}
+
+void settle_at_end(struct database *db)
+{
+    bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
+    mutex_lock(&db->mutex);
+    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid;
+    mutex_unlock(&db->mutex);
+    if (quiet)
+        capture_quiet(db);
+    move_recovery_position(db, true);
+}
+
+/* Is there anything that cannot wait for the next full round? */
+static bool waits_for_pause(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool waits =
+        (dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid) || db->wal.index_behind;
+    mutex_unlock(&db->mutex);
+    return waits && role_get(database_role(db)) == ROLE_PRIMARY;
+}
+
+static void settler_run(void *arg)
+{
+    struct catalog *c = arg;
+    bool soon = false;
+    for (;;) {
+        mutex_lock(&c->mutex);
+        if (!c->poke && !c->quit)
+            cond_wait_ms(&c->poked, &c->mutex, soon ? PAUSE_MS : ROUND_MS);
+        bool quit = c->quit;
+        c->poke = false;
+        if (!quit && !soon) /* let the writer that poked go on for a moment */
+            cond_wait_ms(&c->poked, &c->mutex, PAUSE_MS);
+        quit = c->quit;
+        mutex_unlock(&c->mutex);
+        if (quit)
+            return;
+        size_t count;
+        struct database **all = catalog_all(c, &count);
+        soon = false;
+        for (size_t i = 0; all && i < count; i++) {
+            settle(all[i]);
+            soon |= waits_for_pause(all[i]);
+        }
+        if (all)
+            catalog_put_all(all, count);
+    }
+}
+
+int settler_start(struct catalog *c)
+{
+    return thread_start(&c->settler, "settler", settler_run, c);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+#define TREE_DEPTH 64
+
+static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, const char *),
+                void *ctx)
+{
+    int fd;
+    int err = file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, &fd);
+    if (err)
+        return err;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        file_close(fd);
+        return err_from_errno(errno);
+    }
+    for (struct dirent *e; !err && (e = readdir(dir));) {
+        char path[DATABASE_PATH_MAX];
+        struct stat st;
+        size_t base;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        int n = snprintf(path, sizeof path, "%s%s", prefix, e->d_name);
+        if (n >= (int)sizeof path || fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+            continue;
+        if (S_ISREG(st.st_mode) && file_kind_of(path, &base) == FILE_MAIN) {
+            err = visit(ctx, path);
+        } else if (S_ISDIR(st.st_mode) && depth < TREE_DEPTH && n + 1 < (int)sizeof path) {
+            int sub;
+            strcat(path, "/");
+            if (file_open(fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, &sub) != 0) {
+                log_warn("recover", "folder %s cannot be read and is left alone", path);
+                continue;
+            }
+            err = walk(sub, path, depth + 1, visit, ctx);
+            file_close(sub);
+        }
+    }
+    closedir(dir);
+    return err;
+}
+
+int tree_walk(int tree_dirfd, int (*visit)(void *ctx, const char *path), void *ctx)
+{
+    return walk(tree_dirfd, "", 0, visit, ctx);
+}
