@@ -71,7 +71,7 @@ class Node:
             need(self.process.poll() is None, "%s ended with status %s while it started:\n%s", self.name,
                  self.process.returncode, self.log_tail())
             info = self.try_info()
-            return info and info.get("role") in ("primary", "replica") and self.is_mounted()
+            return info and info.get("ready") and info["role"] in ("primary", "replica") and self.is_mounted()
         wait_for(ready, limit, lambda: "%s to be ready:\n%s" % (self.name, self.log_tail()))
 
     def is_mounted(self):
