@@ -75,9 +75,12 @@ def _run_each(results, name, program, patterns):
     process = subprocess.Popen([program], cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, env=_environment())
     failures, output = 0, []
+    summary = False
     for line in _lines(process, began + LIMIT):
         found = RESULT.search(line)
-        if not found or found.group(2).startswith(("tests:", "setup", "teardown")) or "test(s)" in line:
+        # A program may hold several groups; what failed or was skipped is listed again behind each.
+        summary = "test(s) run" in line or (summary and "Running" not in line)
+        if not found or summary:
             output.append(line)
             continue
         now, test = time.monotonic(), found.group(2).strip()
