@@ -13,9 +13,10 @@ static bool seeded;
 
 static void seed(void)
 {
-    const char *wanted = getenv("TEST_SEED");
+    const char *wanted = getenv("TANDEMFS_SEED");
     state = wanted != NULL ? strtoull(wanted, NULL, 10) : random_u64() >> 32;
-    printf("TEST_SEED=%llu\n", (unsigned long long)state);
+    printf("seed: %llu (repeat with TANDEMFS_SEED=%llu)\n", (unsigned long long)state,
+           (unsigned long long)state);
     fflush(stdout);
     seeded = true;
 }

@@ -7,7 +7,7 @@
 
 /*
  * Random numbers that can be had again: the first call prints its seed, and the environment
- * variable TEST_SEED sets it. One thread at a time.
+ * variable TANDEMFS_SEED sets it. One thread at a time.
  */
 uint64_t dice_u64(void);
 uint32_t dice_below(uint32_t n); /* 0 ... n - 1 */
