@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/db/database_impl.h"
+#include "fs/db/header.h"
+#include "fs/db/locks.h"
+#include "fs/db/own.h"
+#include "fs/db/replica.h"
+#include "ltx/base/clock.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+/*
+ * A record as a WAL transaction (D5): under WAL_WRITE the frames are appended with as few writes as
+ * possible, entered in the wal-index, and become visible together when its header is published.
+ * Readers are never waited for.
+ */
+
+struct writer {
+    struct replica *r;
+    struct wal_header header;
+    struct walindex_header index;
+    uint32_t mx_frame; /* of the index, before */
+    uint32_t frame;    /* last one built or held back */
+    uint32_t cksum[2];
+    size_t used;    /* bytes of r->frames that are built and not yet written */
+    uint32_t first; /* number of the first of them */
+    uint32_t *pgno; /* of the frames since mx_frame */
+    uint32_t pgno_cap;
+    bool leaves;
+};
+
+/* The wal-index header; SQLite builds a broken or missing one anew. */
+static int read_index(struct replica *r, struct walindex_header *h)
+{
+    int err = walindex_read(&r->index, h);
+    if (err != -ERR_BUSY)
+        return err;
+    lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
+    own_enter();
+    int rc = sqlite3_exec(r->conn, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
+    own_leave();
+    if (rc != SQLITE_OK)
+        return rc == SQLITE_BUSY ? -ERR_BUSY : -ERR_IO;
+    err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
+    return err ? err : walindex_read(&r->index, h);
+}
+
+/* If all of the WAL is in the database file and nobody reads from it, begin again at its start. */
+static int maybe_restart(struct replica *r, struct walindex_header *h)
+{
+    uint32_t backfill;
+    int err = walindex_backfill(&r->index, &backfill);
+    if (err || h->mx_frame == 0 || backfill < h->mx_frame)
+        return err;
+    if (lock_exclusive(r->shm_fd, LOCK_SHM_READ(1), 4) != 0)
+        return 0;
+    err = walindex_restart(&r->index, h);
+    lock_release(r->shm_fd, LOCK_SHM_READ(1), 4);
+    return err;
+}
+
+static int begin_round(struct writer *w)
+{
+    static const uint8_t none[8];
+    uint8_t bytes[WAL_HEADER_SIZE];
+    w->header = (struct wal_header){.page_size = w->r->page_size};
+    if (memcmp(w->index.salt, none, sizeof none) == 0) {
+        uint64_t salt = random_u64();
+        memcpy(w->index.salt, &salt, sizeof salt);
+    }
+    memcpy(w->header.salt, w->index.salt, sizeof w->header.salt);
+    wal_header_build(&w->header, bytes);
+    memcpy(w->cksum, w->header.cksum, sizeof w->cksum);
+    w->index.big_endian = 0;
+    w->index.page_size = walindex_page_size_field(w->r->page_size);
+    return file_write(w->r->wal_fd, bytes, sizeof bytes, 0);
+}
+
+static int begin(struct writer *w)
+{
+    struct replica *r = w->r;
+    int err = replica_open_wal(r);
+    if (!err && !r->holding)
+        err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
+    if (!err)
+        err = read_index(r, &w->index);
+    if (!err)
+        err = maybe_restart(r, &w->index);
+    if (err)
+        return err;
+    w->mx_frame = w->frame = w->index.mx_frame;
+    w->first = w->mx_frame + 1;
+    if (w->mx_frame == 0)
+        return begin_round(w);
+    w->header = (struct wal_header){.page_size = walindex_page_size(&w->index),
+                                    .big_endian = w->index.big_endian};
+    if (w->header.page_size != r->page_size)
+        return -ERR_CORRUPT;
+    memcpy(w->header.salt, w->index.salt, sizeof w->header.salt);
+    memcpy(w->cksum, w->index.frame_cksum, sizeof w->cksum);
+    return 0;
+}
+
+static int flush(struct writer *w)
+{
+    if (w->used == 0)
+        return 0;
+    int err = file_write(w->r->wal_fd, w->r->frames, w->used,
+                         wal_frame_offset(w->header.page_size, w->first));
+    w->first += (uint32_t)(w->used / (size_t)wal_frame_size(w->header.page_size));
+    w->used = 0;
+    return err;
+}
+
+/* Room for the next page; its frame is built when it is known whether it is the last one of its
+ * record. */
+static int next_page(struct writer *w, uint8_t **page)
+{
+    size_t size = (size_t)wal_frame_size(w->header.page_size);
+    int err = 0;
+    if (w->used + 2 * size > REPLICA_BATCH_BYTES)
+        err = flush(w);
+    if (w->r->frames_cap < w->used + 2 * size) {
+        size_t cap = w->r->frames_cap * 2 > 4 * size ? w->r->frames_cap * 2 : 4 * size;
+        uint8_t *frames = realloc(w->r->frames, cap);
+        if (!frames)
+            return -ERR_NOMEM;
+        w->r->frames = frames;
+        w->r->frames_cap = cap;
+    }
+    *page = w->r->frames + w->used + WAL_FRAME_HEADER_SIZE;
+    return err;
+}
+
+static int build(struct writer *w, uint32_t pgno, uint32_t commit)
+{
+    uint32_t i = w->frame - w->mx_frame;
+    if (i >= w->pgno_cap) {
+        uint32_t cap = w->pgno_cap ? w->pgno_cap * 2 : 64;
+        uint32_t *pgnos = realloc(w->pgno, cap * sizeof *pgnos);
+        if (!pgnos)
+            return -ERR_NOMEM;
+        w->pgno = pgnos;
+        w->pgno_cap = cap;
+    }
+    uint8_t *frame = w->r->frames + w->used;
+    wal_frame_build(&w->header, frame, (struct wal_frame){.pgno = pgno, .commit = commit},
+                    w->cksum);
+    struct db_header h;
+    if (pgno == 1 && db_header_parse(frame + WAL_FRAME_HEADER_SIZE, &h))
+        w->leaves = !h.wal;
+    w->pgno[i] = pgno;
+    w->frame++;
+    w->used += (size_t)wal_frame_size(w->header.page_size);
+    return 0;
+}
+
+/* A record that changes nothing but the size still needs a frame that says so: page 1 again. */
+static int put_size_only(struct writer *w, uint32_t commit)
+{
+    uint8_t *page;
+    uint32_t page_size;
+    struct page_reader reader = catalog_page_reader(w->r->db->catalog);
+    int err = next_page(w, &page);
+    if (!err)
+        err = reader.read(reader.ctx, w->r->ledger, 1, page, &page_size);
+    return err ? err : build(w, 1, commit);
+}
+
+static int put_record(struct writer *w, struct txlog_entry *e)
+{
+    struct ltx_decoder d = {0};
+    uint32_t held = 0, pgno;
+    int err = ltx_decode_begin(&d, txlog_entry_source(e)), more = 0;
+
+    while (!err) {
+        uint8_t *page;
+        /* The page before this one stays unbuilt in its place until this one is known to follow. */
+        if (held) {
+            uint8_t *next = malloc(w->header.page_size);
+            if (!next) {
+                err = -ERR_NOMEM;
+                break;
+            }
+            more = ltx_decode_page(&d, &pgno, next);
+            if (more < 0)
+                err = more;
+            else
+                err = build(w, held, more ? 0 : d.header.commit);
+            if (!err && more && !(err = next_page(w, &page)))
+                memcpy(page, next, w->header.page_size);
+            free(next);
+        } else if (!(err = next_page(w, &page))) {
+            more = ltx_decode_page(&d, &pgno, page);
+            if (more < 0)
+                err = more;
+        }
+        if (err || !more)
+            break;
+        held = pgno;
+    }
+    if (!err && !held)
+        err = put_size_only(w, d.header.commit);
+    ltx_decode_fini(&d);
+    return err;
+}
+
+/* Readers see all of it from here on. */
+static int publish(struct writer *w, uint32_t commit)
+{
+    int err = flush(w);
+    for (uint32_t f = w->mx_frame + 1; !err && f <= w->frame; f++)
+        err = walindex_append(&w->r->index, f, w->pgno[f - 1 - w->mx_frame], w->mx_frame);
+    if (err)
+        return err;
+    w->index.mx_frame = w->frame;
+    w->index.page_count = commit;
+    memcpy(w->index.frame_cksum, w->cksum, sizeof w->cksum);
+    return walindex_publish(&w->r->index, &w->index);
+}
+
+int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at,
+              bool *leaves)
+{
+    struct writer w = {.r = r};
+    uint32_t commit = 0;
+    uint64_t bytes = 0;
+
+    int err = begin(&w);
+    bool more = true;
+    while (!err && more) {
+        err = put_record(&w, e);
+        if (err)
+            break;
+        *at = (struct position){e->max_txid, e->post_checksum};
+        commit = e->commit;
+        bytes += e->size;
+        more = e->max_txid < last_txid && bytes < REPLICA_BATCH_BYTES && !w.leaves;
+        int next = txlog_next(ledger_log(r->ledger), e);
+        if (next && next != -ERR_NOTFOUND)
+            err = next;
+        more = more && !next && e->commit > 0 && e->page_size == r->page_size;
+    }
+    if (!err)
+        err = publish(&w, commit);
+    if (r->shm_fd >= 0 && !r->holding)
+        lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
+    free(w.pgno);
+    *leaves = w.leaves;
+    if (err == -ERR_CORRUPT || err == -ERR_CHECKSUM || err == -ERR_TRUNCATED) {
+        log_error("follow", "%s: the record after TXID %llu cannot be applied: %s", r->db->path,
+                  (unsigned long long)ledger_applied(r->ledger).txid, err_text(err));
+        ledger_set_damaged(r->ledger, "a record in its log cannot be applied");
+    }
+    return err;
+}
+
+int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
+{
+    struct walindex_header h;
+    uint32_t backfill;
+    int err = walindex_read(&r->index, &h);
+    if (!err)
+        err = walindex_backfill(&r->index, &backfill);
+    if (err || h.mx_frame < at_frames || backfill >= h.mx_frame)
+        return err;
+    int frames, done;
+    own_enter();
+    int rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    own_leave();
+    if (rc != SQLITE_OK)
+        return rc == SQLITE_BUSY ? -ERR_BUSY : rc == SQLITE_FULL ? -ERR_NOSPACE : -ERR_IO;
+    *whole = frames >= 0 && done == frames;
+    return 0;
+}

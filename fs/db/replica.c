@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/db/replica.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fs/db/database_impl.h"
+#include "fs/db/header.h"
+#include "fs/db/locks.h"
+#include "fs/db/own.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+#include "ltx/base/logger.h"
+
+#define WAL_CHECKPOINT_FRAMES 1000
+
+int replica_init(struct replica *r, struct database *db, struct ledger *l,
+                 const volatile bool *quit, bool hold)
+{
+    *r = (struct replica){.db = db,
+                          .ledger = l,
+                          .quit = quit,
+                          .hold = hold,
+                          .main_fd = -1,
+                          .wal_fd = -1,
+                          .shm_fd = -1};
+    return 0;
+}
+
+int replica_path(const struct replica *r, const char *suffix, char *out, size_t size)
+{
+    int n = snprintf(out, size, "%s/%s%s", catalog_mountpoint(r->db->catalog), r->db->path, suffix);
+    return n < (int)size ? 0 : -ERR_LIMIT;
+}
+
+/* The folder of a database that is new here. */
+static int make_folder(struct replica *r)
+{
+    const char *slash = strrchr(r->db->path, '/');
+    char path[DATABASE_PATH_MAX];
+    if (!slash)
+        return 0;
+    snprintf(path, sizeof path, "%s/%.*s", catalog_mountpoint(r->db->catalog),
+             (int)(slash - r->db->path), r->db->path);
+    return file_mkdirs(AT_FDCWD, path, 0755);
+}
+
+static int open_own(struct replica *r, const char *suffix, int flags, int *fd)
+{
+    char path[DATABASE_PATH_MAX];
+    if (*fd >= 0)
+        return 0;
+    int err = replica_path(r, suffix, path, sizeof path);
+    if (err)
+        return err;
+    own_enter();
+    if (flags & O_CREAT)
+        err = make_folder(r);
+    if (!err)
+        err = file_open(AT_FDCWD, path, flags | O_NOFOLLOW, 0644, fd);
+    own_leave();
+    return err;
+}
+
+int replica_open_main(struct replica *r, bool create)
+{
+    return open_own(r, "", O_RDWR | (create ? O_CREAT : 0), &r->main_fd);
+}
+
+/* -wal and -shm belong to whom the database belongs, so that its readers can use them. */
+static void same_owner(struct replica *r, int fd)
+{
+    struct stat main_st, st;
+    if (fstat(r->main_fd, &main_st) != 0 || fstat(fd, &st) != 0)
+        return;
+    own_enter();
+    if (st.st_uid != main_st.st_uid || st.st_gid != main_st.st_gid)
+        (void)!fchown(fd, main_st.st_uid, main_st.st_gid);
+    if ((st.st_mode & 0777) != (main_st.st_mode & 0777))
+        (void)fchmod(fd, main_st.st_mode & 0777);
+    own_leave();
+}
+
+static int open_connection(struct replica *r)
+{
+    char path[DATABASE_PATH_MAX];
+    int err = replica_path(r, "", path, sizeof path);
+    if (err || r->conn)
+        return err;
+    own_enter();
+    int rc = sqlite3_open_v2(path, &r->conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_db_config(r->conn, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(
+            r->conn,
+            "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF; PRAGMA cache_size=-64;"
+            "SELECT 1 FROM sqlite_schema LIMIT 1",
+            NULL, NULL, NULL);
+    if (rc != SQLITE_OK) {
+        err = rc == SQLITE_BUSY || rc == SQLITE_PROTOCOL    ? -ERR_BUSY
+              : rc == SQLITE_FULL                           ? -ERR_NOSPACE
+              : rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT ? -ERR_CORRUPT
+                                                            : -ERR_IO;
+        log_debug("follow", "%s: own connection: %s", r->db->path, sqlite3_errmsg(r->conn));
+        sqlite3_close(r->conn);
+        r->conn = NULL;
+    }
+    own_leave();
+    return err;
+}
+
+int replica_open_wal(struct replica *r)
+{
+    int err = replica_open_main(r, false);
+    if (!err && r->wal_fd < 0) {
+        err = open_own(r, "-wal", O_RDWR | O_CREAT, &r->wal_fd);
+        if (!err)
+            same_owner(r, r->wal_fd);
+    }
+    if (!err)
+        err = open_connection(r);
+    if (!err && r->shm_fd < 0) {
+        err = open_own(r, "-shm", O_RDWR | O_CREAT, &r->shm_fd);
+        if (!err)
+            walindex_init(&r->index, r->shm_fd);
+    }
+    return err;
+}
+
+static void close_fd(int *fd)
+{
+    file_close(*fd);
+    *fd = -1;
+}
+
+/*
+ * The connection goes first: closing any other descriptor of its files would drop its locks. With
+ * `checkpoint` SQLite removes -wal and -shm if nobody else has them open.
+ */
+void replica_close_wal(struct replica *r, bool checkpoint)
+{
+    own_enter();
+    if (r->conn) {
+        if (checkpoint)
+            sqlite3_db_config(r->conn, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+        sqlite3_close(r->conn);
+        r->conn = NULL;
+    }
+    own_leave();
+    if (r->shm_fd >= 0)
+        walindex_fini(&r->index);
+    close_fd(&r->shm_fd);
+    close_fd(&r->wal_fd);
+    close_fd(&r->main_fd);
+    r->holding = false;
+}
+
+void replica_close(struct replica *r)
+{
+    replica_close_wal(r, false);
+    free(r->frames);
+    r->frames = NULL;
+    r->frames_cap = 0;
+    r->state = REPLICA_CLOSED;
+}
+
+/* What the file says now, when no WAL is open here. */
+static int find_state(struct replica *r)
+{
+    struct db_header h;
+    if (r->state != REPLICA_CLOSED)
+        return 0;
+    int err = replica_open_main(r, false);
+    if (!err)
+        err = db_header_read(r->main_fd, &h);
+    if (err == -ERR_NOTFOUND) {
+        r->state = REPLICA_ROLLBACK;
+        return 0;
+    }
+    if (err)
+        return err;
+    r->state = h.wal ? REPLICA_WAL : REPLICA_ROLLBACK;
+    r->page_size = h.page_size;
+    return 0;
+}
+
+/* Hands the lock to nobody until the next record, or until this node is the primary. */
+static int hold_lock(struct replica *r)
+{
+    if (!r->hold || r->holding || r->main_fd < 0)
+        return 0;
+    int err = r->state == REPLICA_WAL || r->state == REPLICA_LEAVING
+                  ? lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1)
+                  : lock_exclusive(r->main_fd, LOCK_RESERVED, 1);
+    r->holding = !err;
+    return err;
+}
+
+int replica_prepare_wal_file(struct replica *r)
+{
+    int fd = -1;
+    int err = open_own(r, "-wal", O_RDWR | O_CREAT, &fd);
+    if (!err)
+        same_owner(r, fd);
+    file_close(fd);
+    return err;
+}
+
+int replica_prepare(struct replica *r)
+{
+    struct ledger_info info;
+    ledger_info(r->ledger, &info);
+    int err = find_state(r);
+    if (err || info.commit == 0)
+        return err;
+    if (r->state == REPLICA_WAL && r->hold) {
+        err = replica_open_wal(r);
+    } else if (r->state == REPLICA_WAL) {
+        err = replica_prepare_wal_file(r);
+    }
+    return err ? err : hold_lock(r);
+}
+
+static void tell_backed(struct replica *r, struct position at)
+{
+    mutex_lock(&r->db->mutex);
+    r->db->backed = at;
+    mutex_unlock(&r->db->mutex);
+}
+
+/* The readers of the WAL may have gone: then SQLite, closing as the last one, brings everything
+ * back and removes it. */
+static int leave_wal(struct replica *r)
+{
+    char path[DATABASE_PATH_MAX];
+    struct stat st;
+    replica_close_wal(r, true);
+    int err = replica_path(r, "-wal", path, sizeof path);
+    if (err)
+        return err;
+    if (stat(path, &st) == 0)
+        return replica_open_wal(r); /* not yet */
+    r->state = REPLICA_CLOSED;
+    tell_backed(r, ledger_applied(r->ledger));
+    return find_state(r);
+}
+
+void replica_idle(struct replica *r)
+{
+    if (r->state == REPLICA_LEAVING)
+        (void)leave_wal(r); /* the next round tries again */
+    (void)hold_lock(r);
+}
+
+static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t last)
+{
+    struct position at;
+    bool leaves = false, whole = false;
+    int err = find_state(r);
+    if (err)
+        return err;
+    if (e->commit == 0) {
+        at = (struct position){e->max_txid, e->post_checksum};
+        err = apply_deletion(r);
+        if (!err)
+            err = txlog_next(ledger_log(r->ledger), e);
+        if (err == -ERR_NOTFOUND)
+            err = 0;
+        whole = true;
+    } else if (r->state == REPLICA_ROLLBACK || e->page_size != r->page_size) {
+        err = apply_rollback(r, e, last, &at);
+        whole = true;
+    } else {
+        err = apply_wal(r, e, last, &at, &leaves);
+        if (!err && leaves)
+            r->state = REPLICA_LEAVING;
+    }
+    if (err)
+        return err;
+    ledger_set_applied(r->ledger, at);
+    if (r->state == REPLICA_LEAVING)
+        return leave_wal(r);
+    if (r->state == REPLICA_WAL)
+        (void)apply_checkpoint(r, WAL_CHECKPOINT_FRAMES, &whole); /* the next batch tries again */
+    if (whole)
+        tell_backed(r, at);
+    return 0;
+}
+
+int replica_apply(struct replica *r)
+{
+    struct txlog *log = ledger_log(r->ledger);
+    struct txlog_entry e = {0};
+    struct ledger_info info;
+    int err = 0;
+
+    while (!err && !*r->quit) {
+        ledger_info(r->ledger, &info);
+        if (info.damaged || position_equal(info.last, info.applied))
+            break;
+        if (!e.file)
+            err = txlog_find(
+                log, info.applied.txid < info.last.txid ? info.applied.txid : info.last.txid - 1,
+                &e);
+        if (!err)
+            err = apply_one_batch(r, &e, info.last.txid);
+    }
+    txlog_entry_release(&e);
+    if (*r->quit && !err)
+        return -ERR_CLOSED;
+    if (!err)
+        (void)hold_lock(r); /* taken in the next idle round if somebody has it now */
+    return err;
+}

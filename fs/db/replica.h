@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_DB_REPLICA_H
+#define FS_DB_REPLICA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fs/db/walindex.h"
+#include "ltx/ledger.h"
+
+struct sqlite3;
+struct database;
+
+/*
+ * One database of a replica as its applier sees it: an ordinary client of the own mount, and the
+ * only one that may write. It belongs to the thread that runs replica_apply; no FUSE worker touches
+ * it, and it takes the database's mutex never while it is in the mount.
+ *
+ *   state        when                                                 how a record gets in
+ *   CLOSED       nothing was applied yet                              -
+ *   ROLLBACK     the file's header says so, or it does not exist      under PENDING/EXCLUSIVE, in
+ * place WAL          the header says WAL                                  as a WAL writer: readers
+ * keep their snapshots LEAVING      a record has left WAL mode, but readers still have   as a WAL
+ * writer, until the last of them has closed the WAL open
+ */
+enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAVING };
+
+struct replica {
+    struct database *db;
+    struct ledger *ledger;
+    const volatile bool *quit;
+    bool hold; /* keep the write lock between records (replica-writes: wait) */
+    enum replica_state state;
+    int main_fd, wal_fd, shm_fd; /* through the own mount */
+    struct walindex index;
+    struct sqlite3 *conn; /* keeps -wal and -shm there, recovers the wal-index, checkpoints */
+    uint32_t page_size;
+    uint8_t *frames; /* frames on their way to the WAL */
+    size_t frames_cap;
+    bool holding;
+};
+
+#define REPLICA_BATCH_BYTES (1024 * 1024)
+
+int replica_init(struct replica *r, struct database *db, struct ledger *l,
+                 const volatile bool *quit, bool hold);
+void replica_close(struct replica *r); /* closes all handles and drops all locks */
+
+/*
+ * Applies what the log holds beyond the applied position. 0: level; -ERR_BUSY: clients are in the
+ * way, call again; -ERR_CLOSED: *quit was set; else the database has been marked damaged or the
+ * disk is at fault (-ERR_NOSPACE, -ERR_IO: call again later).
+ */
+int replica_apply(struct replica *r);
+
+/* Something to do without a new record? Leaves WAL mode if the readers have gone. */
+void replica_idle(struct replica *r);
+
+/* Before any client reads: a database in WAL mode needs a -wal that clients can open; in `hold`
+ * mode the write lock is taken. */
+int replica_prepare(struct replica *r);
+
+/* ---- between replica.c, apply_wal.c and apply_rollback.c ---- */
+
+int replica_open_main(struct replica *r, bool create);
+int replica_open_wal(struct replica *r); /* connection, -wal, -shm */
+int replica_prepare_wal_file(
+    struct replica *r); /* an empty -wal, if there is none, for readers to open */
+void replica_close_wal(struct replica *r, bool checkpoint);
+int replica_path(const struct replica *r, const char *suffix, char *out, size_t size);
+
+/* Records from *e on, as many as fit a batch and stay in WAL mode's bounds. *at: the position
+ * reached. *leaves: a page 1 that is not WAL mode's was among them. *e is advanced past what was
+ * applied (released at the end of the log: then e->file is NULL). */
+int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at,
+              bool *leaves);
+int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
+                   struct position *at);
+int apply_deletion(struct replica *r);
+/* A checkpoint if the WAL is long. *whole: the database file holds everything now. */
+int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole);
+
+#endif
