@@ -63,9 +63,9 @@ int command_bad_option(const struct command *c, int argc, char **argv, int found
     const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
     if (found == ':')
         return command_misuse(c, "%s needs a value", word);
-    if (optopt)
-        return command_misuse(c, "unknown option -%c", optopt);
-    return command_misuse(c, "unknown option %s", word);
+    if (strncmp(word, "--", 2) == 0 || optopt == 0)
+        return command_misuse(c, "%s is not an option of this command", word);
+    return command_misuse(c, "-%c is not an option of this command", optopt);
 }
 
 int command_find_daemon(const struct command *c, struct command_daemon *d)

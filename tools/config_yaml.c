@@ -178,6 +178,9 @@ static int take_group(struct reader *r, const struct key *k, yaml_node_t *node)
 {
     char group[64];
     snprintf(group, sizeof group, "%s.", k->name);
+    /* "retention: 24h" is short for its age. */
+    if (node->type == YAML_SCALAR_NODE && k->key != CONFIG_KEY_COUNT)
+        return take_scalar(r, k, node);
     if (node->type == YAML_MAPPING_NODE)
         return read_mapping(r, k->below, group, node);
     return refuse(r, node, "%s: found %s, expected keys below it, such as \"%s:\"", k->name,
@@ -211,7 +214,7 @@ static const struct key top_keys[] = {
     {"http", take_scalar, CONFIG_HTTP, NULL},
     {"lease", take_group, CONFIG_KEY_COUNT, lease_keys},
     {"peers", take_peers, CONFIG_PEER, NULL},
-    {"retention", take_group, CONFIG_KEY_COUNT, retention_keys},
+    {"retention", take_group, CONFIG_RETENTION_AGE, retention_keys},
     {"log", take_group, CONFIG_KEY_COUNT, log_keys},
     {"exec", take_exec, CONFIG_EXEC, NULL},
     {"replica-writes", take_scalar, CONFIG_REPLICA_WRITES, NULL},
