@@ -79,6 +79,7 @@ static int follow_header(struct replica *r)
 
 static int write_record(struct replica *r, struct txlog_entry *e)
 {
+    r->torn = true;
     struct ltx_decoder d = {0};
     uint8_t *page = malloc(e->page_size);
     uint32_t pgno;
@@ -91,6 +92,8 @@ static int write_record(struct replica *r, struct txlog_entry *e)
         err = file_truncate(r->main_fd, (int64_t)e->commit * e->page_size);
     ltx_decode_fini(&d);
     free(page);
+    if (!err)
+        r->torn = false;
     return err;
 }
 
@@ -140,14 +143,14 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
             err = next;
         more = more && !next && e->commit > 0;
     }
-    unlock(r);
-    if (err) {
-        /* The pages written so far are only part of a transaction, and readers are let in again. */
-        log_error("follow", "%s: the record after TXID %llu was applied in part: %s", r->db->path,
+    if (!r->torn)
+        unlock(r); /* else readers would see half a transaction: they wait until it has been
+                      completed */
+    if (err)
+        log_error("follow", "%s: the record after TXID %llu is not applied: %s", r->db->path,
                   (unsigned long long)ledger_applied(r->ledger).txid, err_text(err));
-        if (err == -ERR_CORRUPT || err == -ERR_CHECKSUM || err == -ERR_TRUNCATED)
-            ledger_set_damaged(r->ledger, "a record in its log cannot be applied");
-    }
+    if (err == -ERR_CORRUPT || err == -ERR_CHECKSUM || err == -ERR_TRUNCATED)
+        ledger_set_damaged(r->ledger, "a record in its log cannot be applied");
     return err;
 }
 

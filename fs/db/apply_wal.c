@@ -116,24 +116,32 @@ static int flush(struct writer *w)
     return err;
 }
 
-/* Room for the next page; its frame is built when it is known whether it is the last one of its
- * record. */
-static int next_page(struct writer *w, uint8_t **page)
+/*
+ * Where the next page goes: after the frames that are built and, if `held`, after one more page
+ * whose frame is built only when it is known whether it is the last one of its record.
+ */
+static int next_page(struct writer *w, bool held, uint8_t **page)
 {
     size_t size = (size_t)wal_frame_size(w->header.page_size);
-    int err = 0;
-    if (w->used + 2 * size > REPLICA_BATCH_BYTES)
-        err = flush(w);
-    if (w->r->frames_cap < w->used + 2 * size) {
-        size_t cap = w->r->frames_cap * 2 > 4 * size ? w->r->frames_cap * 2 : 4 * size;
+    size_t behind = held ? size : 0;
+    if (w->used > 0 && w->used + behind + size > REPLICA_BATCH_BYTES) {
+        size_t used = w->used;
+        int err = flush(w);
+        if (err)
+            return err;
+        memmove(w->r->frames, w->r->frames + used, behind);
+    }
+    size_t need = w->used + behind + size;
+    if (w->r->frames_cap < need) {
+        size_t cap = w->r->frames_cap * 2 > need ? w->r->frames_cap * 2 : need;
         uint8_t *frames = realloc(w->r->frames, cap);
         if (!frames)
             return -ERR_NOMEM;
         w->r->frames = frames;
         w->r->frames_cap = cap;
     }
-    *page = w->r->frames + w->used + WAL_FRAME_HEADER_SIZE;
-    return err;
+    *page = w->r->frames + w->used + behind + WAL_FRAME_HEADER_SIZE;
+    return 0;
 }
 
 static int build(struct writer *w, uint32_t pgno, uint32_t commit)
@@ -165,7 +173,7 @@ static int put_size_only(struct writer *w, uint32_t commit)
     uint8_t *page;
     uint32_t page_size;
     struct page_reader reader = catalog_page_reader(w->r->db->catalog);
-    int err = next_page(w, &page);
+    int err = next_page(w, false, &page);
     if (!err)
         err = reader.read(reader.ctx, w->r->ledger, 1, page, &page_size);
     return err ? err : build(w, 1, commit);
@@ -174,37 +182,23 @@ static int put_size_only(struct writer *w, uint32_t commit)
 static int put_record(struct writer *w, struct txlog_entry *e)
 {
     struct ltx_decoder d = {0};
-    uint32_t held = 0, pgno;
-    int err = ltx_decode_begin(&d, txlog_entry_source(e)), more = 0;
+    uint32_t held = 0, pgno = 0;
+    int err = ltx_decode_begin(&d, txlog_entry_source(e));
 
-    while (!err) {
+    for (int more = 1; !err && more;) {
         uint8_t *page;
-        /* The page before this one stays unbuilt in its place until this one is known to follow. */
-        if (held) {
-            uint8_t *next = malloc(w->header.page_size);
-            if (!next) {
-                err = -ERR_NOMEM;
-                break;
-            }
-            more = ltx_decode_page(&d, &pgno, next);
-            if (more < 0)
-                err = more;
-            else
-                err = build(w, held, more ? 0 : d.header.commit);
-            if (!err && more && !(err = next_page(w, &page)))
-                memcpy(page, next, w->header.page_size);
-            free(next);
-        } else if (!(err = next_page(w, &page))) {
-            more = ltx_decode_page(&d, &pgno, page);
-            if (more < 0)
-                err = more;
-        }
-        if (err || !more)
+        err = next_page(w, held != 0, &page);
+        if (err)
             break;
+        more = ltx_decode_page(&d, &pgno, page);
+        if (more < 0)
+            err = more;
+        else if (held)
+            err = build(w, held, more ? 0 : d.header.commit);
         held = pgno;
+        if (!more && !held)
+            err = put_size_only(w, d.header.commit);
     }
-    if (!err && !held)
-        err = put_size_only(w, d.header.commit);
     ltx_decode_fini(&d);
     return err;
 }

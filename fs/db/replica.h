@@ -38,6 +38,7 @@ struct replica {
     uint8_t *frames; /* frames on their way to the WAL */
     size_t frames_cap;
     bool holding;
+    bool torn; /* a record is in the database file in part: EXCLUSIVE is held until all of it is */
 };
 
 #define REPLICA_BATCH_BYTES (1024 * 1024)

@@ -29,7 +29,7 @@
 static void capture_quiet(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
-    int fd;
+    int fd = -1;
     snprintf(path, sizeof path, "%s/%s", catalog_mountpoint(db->catalog), db->path);
     own_enter();
     int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, &fd);
@@ -52,8 +52,7 @@ static void capture_quiet(struct database *db)
                      err_text(err));
         mutex_unlock(&db->mutex);
     }
-    if (err != -ERR_NOTFOUND)
-        file_close(fd);
+    file_close(fd);
 }
 
 /* S moves to where the database file is; see ledger_checkpoint. */
