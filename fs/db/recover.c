@@ -98,9 +98,9 @@ static int redo(struct database *db, int fd, const struct ledger_info *info, uin
     char why[160] = "";
 
     *records = 0;
-    if (info->recovery.txid >= info->last.txid)
+    if (position_equal(info->recovery, info->last))
         return 0;
-    int err = txlog_find(log, info->recovery.txid, &e);
+    int err = txlog_find_from(log, info->recovery, &e);
     while (!err) {
         err = apply_record_to_file(txlog_entry_source(&e), fd, why, sizeof why);
         if (err) {
@@ -110,13 +110,9 @@ static int redo(struct database *db, int fd, const struct ledger_info *info, uin
             return err;
         }
         (*records)++;
-        if (e.max_txid >= info->last.txid) {
-            txlog_entry_release(&e);
-            return 0;
-        }
         err = txlog_next(log, &e);
     }
-    return err;
+    return err == -ERR_NOTFOUND && *records > 0 ? 0 : err;
 }
 
 /* Pages that came from the journal and not from a record must be what the ledger says. */
@@ -183,7 +179,7 @@ static int take_in_changes(struct database *db, const struct ledger_info *info, 
 
 static int recover_deleted(struct database *db, const struct ledger_info *info)
 {
-    if (info->recovery.txid >= info->last.txid)
+    if (position_equal(info->recovery, info->last))
         return 0; /* a file that is there now is a new one */
     int err = remove_companions(db);
     if (!err)
@@ -235,7 +231,7 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (!err && info->damaged)
         err = ledger_rebuild_sums(db->ledger, read_whole,
                                   &(struct whole_file){.db = db, .page_size = info->page_size});
-    if (!err && info->recovery.txid < info->last.txid)
+    if (!err && !position_equal(info->recovery, info->last))
         err = ledger_checkpoint(db->ledger, info->last);
     if (!err && records > 0)
         log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,

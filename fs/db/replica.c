@@ -309,6 +309,8 @@ int replica_apply(struct replica *r)
             err = txlog_find(
                 log, info.applied.txid < info.last.txid ? info.applied.txid : info.last.txid - 1,
                 &e);
+        if (err == -ERR_NOTFOUND)
+            ledger_set_damaged(r->ledger, "its log does not follow on what was applied");
         if (!err)
             err = apply_one_batch(r, &e, info.last.txid);
     }

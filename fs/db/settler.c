@@ -64,7 +64,7 @@ static void move_recovery_position(struct database *db, bool now)
     bool due = false;
     if (db->ledger && backed.txid > 0) {
         ledger_info(db->ledger, &info);
-        due = backed.txid > info.recovery.txid &&
+        due = !position_equal(backed, info.recovery) && backed.txid <= info.last.txid &&
               (now || mono_since_ms(db->checkpointed) >= CHECKPOINT_MS ||
                txlog_bytes_after(ledger_log(db->ledger), info.recovery.txid) > CHECKPOINT_BYTES);
     }
