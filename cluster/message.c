@@ -399,10 +399,7 @@ void msg_put_item(struct msg_writer *w, const struct msg_item *item)
     msg_put_text(w, item->name);
     msg_put_u32(w, item->generation);
     switch (item->kind) {
-    case MSG_RECORD:
-        msg_put_u8(w, item->rebase);
-        msg_put_u32(w, (uint32_t)item->size);
-        break;
+    case MSG_RECORD: msg_put_u32(w, (uint32_t)item->size); break;
     case MSG_NEWS: msg_put_position(w, item->position); break;
     case MSG_LARGE: msg_put_u64(w, item->size); break;
     default: break;
@@ -420,7 +417,6 @@ int msg_next_item(struct msg_reader *r, struct msg_item *out)
     out->generation = msg_get_u32(r);
     switch (out->kind) {
     case MSG_RECORD:
-        out->rebase = msg_get_bool(r);
         out->size = msg_get_u32(r);
         out->data = msg_get_bytes(r, out->size);
         break;
@@ -469,7 +465,6 @@ int msg_next_piece(struct msg_reader *r, struct msg_piece *out)
         return rv;
     out->size = msg_get_u64(r);
     out->offset = msg_get_u64(r);
-    out->rebase = msg_get_bool(r);
     out->length = msg_get_u32(r);
     out->data = msg_get_bytes(r, out->length);
     if (out->length == 0 || out->offset >= out->size || out->length > out->size - out->offset)

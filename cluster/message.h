@@ -37,7 +37,7 @@
  *   BEGIN      name                                           BEGUN
  *   BLOCKS     name, page size 4, first block 4, (block sum 8) ...     DIFFER
  *   WANT       name, page size 4, (first page 4, count 4, with sums 1, count x sum 8) ...  PAGES
- *   FETCH      name, after txid 8, offset 8                   PIECES
+ *   FETCH      name, after txid 8, offset 8, at least to 8    PIECES
  *   END        name                                           OK
  *   COMMON     name, position ...                             SHARED
  *   PREPARE    token 8 (0 = begin), from 4, url               PREPARED
@@ -52,13 +52,14 @@
  *   STANDS     (known 1, last position, first position, checksum at the asked TXID 8 or 0,
  *              page size 4, commit 4, bytes of log after the asked TXID 8) ...
  *   RECORDS    seq 4, level 1, items: kind 1, name, generation 4 and
- *                MSG_RECORD: rebase 1, length 4, one record       MSG_NEWS: position
+ *                MSG_RECORD: length 4, one record       MSG_NEWS: position
  *                MSG_LARGE: size 8                                MSG_TRIMMED: nothing
  *   BEGUN      position, page size 4, commit 4
  *   DIFFER     first block 4, a byte (0 or 1) for each block asked
- *   PAGES      page size 4 (now), ranges dealt with 4, pages of the next range dealt with 4,
- *              (page number 4, compressed size 4, LZ4 block) ...
- *   PIECES     level 1, durable position, (size of the record 8, offset 8, rebase 1, length 4,
+ *   PAGES      page size 4 (now), ranges dealt with 4, pages of the next range dealt with 4, TXID
+ *              that the pages do not exceed 8, (page number 4, compressed size 4, LZ4 block) ...;
+ *              size 0: a transaction is changing the page, ask again later
+ *   PIECES     level 1, durable position, (size of the record 8, offset 8, length 4,
  *              bytes) ...
  *   SHARED     found 1, newest shared position
  *   PREPARED   token 8, databases in all 4, (name, position) ...
@@ -222,7 +223,6 @@ struct msg_item {
     uint8_t kind;
     char name[STORE_NAME_MAX];
     uint32_t generation;
-    bool rebase;
     struct position position; /* NEWS */
     uint64_t size;            /* LARGE, RECORD; bytes */
     const uint8_t *data;      /* RECORD; in the message */
@@ -247,7 +247,6 @@ int msg_next_page(struct msg_reader *r, struct msg_page *out);
 
 struct msg_piece {
     uint64_t size, offset; /* of the whole record; of this piece in it; bytes */
-    bool rebase;
     uint32_t length;
     const uint8_t *data;
 };
