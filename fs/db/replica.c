@@ -306,9 +306,7 @@ int replica_apply(struct replica *r)
         if (info.damaged || position_equal(info.last, info.applied))
             break;
         if (!e.file)
-            err = txlog_find(
-                log, info.applied.txid < info.last.txid ? info.applied.txid : info.last.txid - 1,
-                &e);
+            err = txlog_find_from(log, info.applied, &e);
         if (err == -ERR_NOTFOUND)
             ledger_set_damaged(r->ledger, "its log does not follow on what was applied");
         if (!err)
