@@ -42,8 +42,10 @@ static int read_header(const char *path, struct ltx_header *h, int64_t *size, ch
     err = source.read(source.ctx, 0, bytes, sizeof bytes);
     if (!err)
         err = ltx_header_decode(bytes, h);
-    if (err)
-        snprintf(why, n, "%s: this is not the header of an LTX file: %s", path, err_text(err));
+    if (err == -ERR_CORRUPT)
+        snprintf(why, n, "%s: this is not an LTX file: %s", path, ltx_header_fault(bytes));
+    else if (err)
+        snprintf(why, n, "%s: %s", path, err_text(err));
     *size = f.size;
     ltx_file_close(&f);
     return err;
@@ -135,7 +137,7 @@ static int dump_pages(struct ltx_file *f, char *why, size_t why_size)
     if (rc == 0)
         printf("%u pages, post-checksum %s\n", count, checksum_text(d.post_checksum, sum));
     else
-        snprintf(why, why_size, "%s: %s after %u pages", f->path, err_text(rc), count);
+        snprintf(why, why_size, "%s: %s", f->path, d.fault[0] ? d.fault : err_text(rc));
     free(page);
     ltx_decode_fini(&d);
     return rc;
@@ -146,16 +148,12 @@ static int dump(char **files, int count)
     char why[WHY_MAX];
     for (int i = 0; i < count; i++) {
         struct ltx_file f;
-        struct ltx_summary one;
         if (ltx_file_open(&f, files[i], why, sizeof why) != 0)
             return fail(why);
         if (i > 0)
             putchar('\n');
         int err = dump_pages(&f, why, sizeof why);
         ltx_file_close(&f);
-        /* The verifier names a fault better than the decoder, which stops at it. */
-        if (err && ltx_file_verify(files[i], &one, why, sizeof why) == 0)
-            snprintf(why, sizeof why, "%s: %s", files[i], err_text(err));
         if (err)
             return fail(why);
     }
