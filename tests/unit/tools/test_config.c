@@ -407,6 +407,22 @@ static void a_file_is_read_and_a_missing_or_endless_one_is_refused(void **state)
     config_fini(&c);
 }
 
+static void the_example_in_docs_is_read(void **state)
+{
+    struct config c;
+    (void)state;
+    config_init(&c);
+    if (access("docs/tandemfs.yml", R_OK) != 0) {
+        print_message("not run from the top folder: docs/tandemfs.yml is not here\n");
+        skip();
+    }
+    assert_int_equal(config_read_file(&c, "docs/tandemfs.yml", why, sizeof why), 0);
+    assert_int_equal(config_check(&c, why, sizeof why), 0);
+    assert_string_equal(c.mount, "/mnt/db");
+    assert_true(c.primary);
+    config_fini(&c);
+}
+
 static void no_more_peers_than_there_can_be_members(void **state)
 {
     struct config c;
@@ -436,6 +452,7 @@ int main(void)
         cmocka_unit_test(addresses_fit_together),
         cmocka_unit_test(a_node_without_peers_is_the_primary),
         cmocka_unit_test(a_file_is_read_and_a_missing_or_endless_one_is_refused),
+        cmocka_unit_test(the_example_in_docs_is_read),
         cmocka_unit_test(no_more_peers_than_there_can_be_members),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
