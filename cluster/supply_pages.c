@@ -262,8 +262,8 @@ static void on_want(struct supply_pages *s, struct transport_request *r, struct 
 }
 
 /* Pieces of the records after `after`, the first of them from `offset` on. */
-static int put_pieces(struct supply_pages *s, struct msg_writer *w, struct ledger *l,
-                      uint64_t after, uint64_t offset, uint64_t durable)
+static int put_pieces(struct msg_writer *w, struct ledger *l, uint64_t after, uint64_t offset,
+                      uint64_t durable)
 {
     struct txlog_entry e = {0};
     int rv = after < durable ? txlog_find(ledger_log(l), after, &e) : 0;
@@ -323,7 +323,7 @@ static void on_fetch(struct supply_pages *s, struct transport_request *r,
     msg_put_u8(&w, after >= durable.txid);
     msg_put_position(&w, durable);
     if (rv == 0)
-        rv = put_pieces(s, &w, l, after, offset, durable.txid);
+        rv = put_pieces(&w, l, after, offset, durable.txid);
     if (rv == -ERR_NOTFOUND)
         self_refuse(s->self, r, -ERR_POSITION,
                     "the records after transaction %" PRIu64 " are not kept any more", after);

@@ -6,6 +6,7 @@
 
 #include "cluster/inbox.h"
 #include "cluster/self.h"
+#include "ltx/base/clock.h"
 #include "ltx/base/thread.h"
 #include "ltx/store.h"
 
