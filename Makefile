@@ -37,6 +37,7 @@ all: $(B)/tandemfs
 
 $(B)/libltx.a: $(LTX_OBJ)
 $(B)/libfs.a: $(FS_OBJ)
+$(B)/libtest.a: $(LIB_OBJ)
 $(B)/libcluster.a: $(CLU_OBJ)
 $(B)/%.a:
 	@rm -f $@ && ar rcs $@ $^
@@ -48,7 +49,7 @@ $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIB_OBJ) $$(link_$$(firstword $$(subst /, ,$$*)))
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/libtest.a $$(link_$$(firstword $$(subst /, ,$$*)))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
 unit: $(UNIT)
