@@ -43,7 +43,7 @@ static int read_header(const char *path, struct ltx_header *h, int64_t *size, ch
     if (!err)
         err = ltx_header_decode(bytes, h);
     if (err == -ERR_CORRUPT)
-        snprintf(why, n, "%s: this is not an LTX file: %s", path, ltx_header_fault(bytes));
+        snprintf(why, n, "%s: %s", path, ltx_header_fault(bytes));
     else if (err)
         snprintf(why, n, "%s: %s", path, err_text(err));
     *size = f.size;
