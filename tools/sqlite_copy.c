@@ -78,7 +78,7 @@ static int set_journal_mode(struct copy *c, const char *mode)
     char sql[64], got[32];
     snprintf(sql, sizeof sql, "PRAGMA journal_mode=%s", mode);
     int err = query(c, c->to, sql, got, sizeof got);
-    if (!err && strcmp(got, mode) != 0) {
+    if (err == -ERR_BUSY || (!err && strcmp(got, mode) != 0)) {
         snprintf(c->why, c->why_size,
                  "%s is in use, and its journal mode cannot be changed to %s meanwhile: close the "
                  "programs that use it and try again",
