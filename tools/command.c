@@ -13,7 +13,8 @@
 
 #define INFO_TIMEOUT_MS 30000
 
-static void say(const char *name, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void say(const char *name, const char *fmt,
+                                                      va_list args)
 {
     fprintf(stderr, "tandemfs %s: ", name);
     vfprintf(stderr, fmt, args);
