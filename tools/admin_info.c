@@ -78,7 +78,23 @@ static json_t *databases(const struct admin_parts *parts, uint64_t *diverged)
     return list;
 }
 
-static json_t *member(const struct node_member *m)
+/* How far a member is in each database that it follows. */
+static json_t *member_positions(const struct admin_parts *parts, const char *url)
+{
+    json_t *o = json_object();
+    for (uint32_t i = 0; i < store_count(parts->store); i++) {
+        const char *name = ledger_name(store_at(parts->store, i));
+        struct position p;
+        if (node_member_position(parts->node, url, name, &p) != 0)
+            continue;
+        json_t *key = admin_text(name); /* a key, too, must be UTF-8 */
+        json_object_set_new(o, json_string_value(key), position(p));
+        json_decref(key);
+    }
+    return o;
+}
+
+static json_t *member(const struct admin_parts *parts, const struct node_member *m)
 {
     json_t *o = json_object();
     set(o, "url", admin_text(m->url));
@@ -90,14 +106,15 @@ static json_t *member(const struct node_member *m)
     set(o, "level", number(m->level));
     set(o, "behind", number(m->behind));
     set(o, "lag_ms", json_integer(m->lag_ms));
+    set(o, "positions", member_positions(parts, m->url));
     return o;
 }
 
-static json_t *members(const struct node_status *status)
+static json_t *members(const struct admin_parts *parts, const struct node_status *status)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < status->member_count && i < NODE_MEMBERS_MAX; i++)
-        json_array_append_new(list, member(&status->members[i]));
+        json_array_append_new(list, member(parts, &status->members[i]));
     return list;
 }
 
@@ -152,7 +169,7 @@ void admin_info(const struct admin_request *q, struct admin_reply *r)
     set(o, "jobs", jobs(q->server));
     set(o, "databases", databases(parts, &diverged));
     set(o, "diverged", number(diverged));
-    set(o, "members", members(status));
+    set(o, "members", members(parts, status));
     set(o, "plain_files", number(catalog_plain_files(parts->catalog)));
     set(o, "foreign_entries", number((uint64_t)store_foreign_count(parts->store) + parts->foreign));
     set(o, "bytes_received", number(status->bytes_received));
