@@ -30,10 +30,12 @@ void feed_wake(struct feed *f)
 {
     mutex_lock(&f->mutex);
     f->count++;
-    /* Most commits find nobody waiting; a broadcast would cost a system call all the same. */
-    if (f->waiters > 0)
-        cond_broadcast(&f->cond);
+    bool waited_for = f->waiters > 0;
     mutex_unlock(&f->mutex);
+    /* Most commits find nobody waiting; a broadcast would cost a system call all the same. Those
+     * who wake up find the mutex free. */
+    if (waited_for)
+        cond_broadcast(&f->cond);
 }
 
 void feed_close(struct feed *f)
