@@ -308,9 +308,8 @@ void follower_view(struct follower *f, struct follower_view *out)
     mutex_lock(&f->mutex);
     out->connected = f->connected;
     out->ever_connected = f->ever_connected;
+    out->settled = f->settled;
     out->level = f->connected && f->level_told;
-    out->refusal = f->refusal;
-    memcpy(out->refusal_text, f->refusal_text, sizeof out->refusal_text);
     out->bytes_received = f->bytes_received;
     for (uint32_t i = 0; i < f->count; i++) {
         enum follow_state state = f->list[i]->state;

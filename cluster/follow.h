@@ -97,8 +97,6 @@ struct follower {
     bool mark_pending;   /* marks are set and not all applied yet */
     struct mono level_at;
     bool settled; /* each database was compared, and followed or kept */
-    int refusal;  /* -ERR_CLUSTER, -ERR_VERSION: it will not have this node */
-    char refusal_text[512];
     uint64_t bytes_received;
 };
 
@@ -115,8 +113,7 @@ struct follower_view {
     bool connected, ever_connected;
     bool busy; /* something is being brought up or fetched */
     bool level;
-    int refusal;
-    char refusal_text[512];
+    bool settled;
     char bringing_up[128];
     uint64_t pages_done, pages_total;
     uint64_t bytes_received;

@@ -96,3 +96,13 @@ size_t members_copy(struct members *m, struct member out[NODE_MEMBERS_MAX])
     mutex_unlock(&m->mutex);
     return count;
 }
+
+size_t members_count(struct members *m)
+{
+    size_t count;
+
+    mutex_lock(&m->mutex);
+    count = m->count;
+    mutex_unlock(&m->mutex);
+    return count;
+}

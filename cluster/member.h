@@ -36,5 +36,6 @@ void members_add(struct members *m, const char *url);
 void members_saw(struct members *m, const char *url, uint64_t node_id, bool primary);
 /* Copies the list; returns how many. */
 size_t members_copy(struct members *m, struct member out[NODE_MEMBERS_MAX]);
+size_t members_count(struct members *m);
 
 #endif

@@ -341,26 +341,6 @@ static int hello(struct pull *p)
     return rv;
 }
 
-static void note_refusal(struct pull *p, int err)
-{
-    struct follower *f = p->f;
-
-    mutex_lock(&f->mutex);
-    f->refusal = err;
-    if (err == -ERR_VERSION)
-        snprintf(f->refusal_text, sizeof f->refusal_text,
-                 "the peer %s speaks protocol version %u and this node version %u: run the same "
-                 "version of tandemfs on both",
-                 f->url, p->call.head.version, MSG_VERSION);
-    else
-        snprintf(f->refusal_text, sizeof f->refusal_text,
-                 "the peer %s belongs to cluster %016" PRIx64 " and this node to %016" PRIx64
-                 ": check the address, or begin with an empty data folder to join that cluster",
-                 f->url, p->call.head.stamp.cluster_id, self_stamp(f->self).cluster_id);
-    mutex_unlock(&f->mutex);
-    feed_wake(&f->self->wake);
-}
-
 /* Nothing came, or a refusal. */
 static void lost(struct pull *p, int err)
 {
@@ -378,8 +358,6 @@ static void lost(struct pull *p, int err)
     if (err == -ERR_CLOSED && p->call.answered)
         return; /* it has forgotten the session: the next HELLO makes another */
     role_contact(f->self->role, false, false);
-    if (err == -ERR_VERSION || err == -ERR_CLUSTER)
-        note_refusal(p, err);
     if (was || !p->complained || mono_since_ms(p->said) > 30000) {
         p->complained = true;
         p->said = mono_now();

@@ -120,12 +120,15 @@ int self_join_cluster(struct self *s, uint64_t cluster_id)
 }
 
 /* Under the mutex: whether the news is better than what was heard before. */
-static bool better(const struct self *s, uint64_t epoch, const char *primary, bool first_hand)
+static bool better(const struct self *s, uint64_t epoch, const char *primary, bool first_hand,
+                   uint64_t node_id)
 {
     if (epoch != s->heard_epoch)
         return epoch > s->heard_epoch;
     if (primary[0] == '\0' || strcmp(primary, s->heard_primary) == 0)
         return first_hand && !s->heard_first_hand;
+    if (first_hand && s->heard_first_hand && node_id == s->heard_node)
+        return false; /* the same node by another of its addresses: one is enough */
     return first_hand || s->heard_primary[0] == '\0';
 }
 
@@ -149,7 +152,7 @@ void self_hear(struct self *s, uint64_t epoch, const char *primary, bool first_h
         return;
     }
     fence = supersedes(s, epoch, first_hand, node_id);
-    news = better(s, epoch, primary, first_hand);
+    news = better(s, epoch, primary, first_hand, node_id);
     if (news) {
         if (epoch != s->heard_epoch)
             s->heard_primary[0] = '\0';
@@ -180,15 +183,38 @@ uint64_t self_heard(struct self *s, uint64_t *epoch, char primary[NODE_URL_MAX],
     return count;
 }
 
+bool self_leads(struct self *s)
+{
+    bool kept;
+
+    mutex_lock(&s->mutex);
+    kept = s->identity.role == ROLE_PRIMARY;
+    mutex_unlock(&s->mutex);
+    return kept && role_get(s->role) == ROLE_PRIMARY;
+}
+
+void self_doubt(struct self *s)
+{
+    mutex_lock(&s->mutex);
+    s->heard_first_hand = false;
+    s->heard_node = 0;
+    mutex_unlock(&s->mutex);
+}
+
+bool self_superseded(struct self *s)
+{
+    bool yes;
+
+    mutex_lock(&s->mutex);
+    yes = supersedes(s, s->heard_epoch, s->heard_first_hand, s->heard_node);
+    mutex_unlock(&s->mutex);
+    return yes;
+}
+
 void self_open_gate(struct self *s)
 {
-    bool fenced;
-
     role_open(s->role);
-    mutex_lock(&s->mutex);
-    fenced = supersedes(s, s->heard_epoch, s->heard_first_hand, s->heard_node);
-    mutex_unlock(&s->mutex);
-    if (fenced)
+    if (self_superseded(s))
         role_close(s->role, -ERR_FENCED, 0);
 }
 
@@ -209,15 +235,18 @@ int self_read(struct self *s, const void *data, size_t len, struct msg_header *h
 
 void self_refuse(struct self *s, struct transport_request *r, int code, const char *fmt, ...)
 {
-    struct msg_stamp stamp = self_stamp(s);
-    char text[MSG_TEXT_MAX], primary[ROLE_NAME_MAX] = "";
+    char text[MSG_TEXT_MAX], primary[NODE_URL_MAX];
+    struct msg_stamp stamp;
     struct buf b = {0};
     va_list args;
 
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    role_primary(s->role, primary);
+    mutex_lock(&s->mutex);
+    stamp = (struct msg_stamp){s->identity.cluster_id, s->identity.node_id, s->identity.epoch};
+    memcpy(primary, s->identity.primary, sizeof primary);
+    mutex_unlock(&s->mutex);
     if (msg_error_write(&b, &stamp, code, primary, text) == 0)
         transport_reply(r, b.data, b.len);
     else

@@ -43,6 +43,12 @@ int self_open(struct self *s, int dirfd, struct role_state *role, const char *ad
 void self_close(struct self *s);
 
 struct msg_stamp self_stamp(struct self *s);
+/*
+ * Whether this node is primary, in memory and on disk: between the two it is becoming or ceasing to
+ * be. Who presents itself as primary takes the stamp first and then asks this, so that no message
+ * says "primary" with the epoch of the next one.
+ */
+bool self_leads(struct self *s);
 void self_identity(struct self *s, struct identity *out); /* a copy */
 uint64_t self_epoch(struct self *s);
 
@@ -66,6 +72,10 @@ void self_hear(struct self *s, uint64_t epoch, const char *primary, bool first_h
                uint64_t node_id);
 /* What was heard last; returns heard_count. */
 uint64_t self_heard(struct self *s, uint64_t *epoch, char primary[NODE_URL_MAX], bool *first_hand);
+/* Whether what was heard makes a primary stop. */
+bool self_superseded(struct self *s);
+/* The primary that was heard of does not answer: the next who says that it leads is believed. */
+void self_doubt(struct self *s);
 /* Opens the gate, unless something that closes it was heard. Node's thread. */
 void self_open_gate(struct self *s);
 

@@ -183,12 +183,16 @@ static void on_hello(struct supply *s, struct transport_request *r, const struct
                      struct msg_reader *in)
 {
     struct msg_welcome m = {.heartbeat_ms = (uint32_t)s->heartbeat_ms, .ack_ms = 10};
+    struct msg_stamp stamp = self_stamp(s->self);
     char url[MSG_URL_MAX];
     struct session *x;
-    struct msg_stamp stamp;
     struct msg_writer w;
     int rv;
 
+    if (!self_leads(s->self)) {
+        self_refuse(s->self, r, -ERR_NOTPRIMARY, "this node is not the primary");
+        return;
+    }
     msg_get_text(in, url, sizeof url);
     msg_get_bool(in);
     if (msg_end(in) != 0) {
@@ -206,7 +210,6 @@ static void on_hello(struct supply *s, struct transport_request *r, const struct
              url[0] != '\0' ? url : "without an address", h->stamp.node_id);
     m.session = x->id;
     memcpy(m.url, s->self->advertise, sizeof m.url);
-    stamp = self_stamp(s->self);
     w = msg_begin(&s->out, MSG_WELCOME, &stamp);
     msg_put_welcome(&w, &m);
     supply_put_members(s, &w);
@@ -278,24 +281,31 @@ static void on_subscribe(struct supply *s, struct transport_request *r, struct s
 static void on_who(struct supply *s, struct transport_request *r, const struct msg_header *h,
                    struct msg_reader *in)
 {
-    struct msg_state state = {.role = (uint8_t)role_get(s->self->role),
-                              .candidate = s->self->candidate};
-    char url[MSG_URL_MAX];
+    struct msg_state state = {.role = ROLE_REPLICA, .candidate = s->self->candidate};
     struct msg_stamp stamp;
+    struct identity id;
+    char url[MSG_URL_MAX];
     struct msg_writer w;
 
     msg_get_text(in, url, sizeof url);
-    if (msg_end(in) != 0) {
+    if (msg_end(in) != 0 || (h->type == MSG_ANNOUNCE && h->stamp.cluster_id == 0)) {
         transport_drop(r, true);
         return;
     }
-    members_saw(s->members, url, h->stamp.node_id, h->type == MSG_ANNOUNCE);
-    self_remember(s->self, url);
+    if (h->stamp.cluster_id != 0 && h->stamp.node_id != self_stamp(s->self).node_id) {
+        members_saw(s->members, url, h->stamp.node_id, h->type == MSG_ANNOUNCE);
+        self_remember(s->self, url);
+    }
     if (h->type == MSG_ANNOUNCE)
         self_hear(s->self, h->stamp.epoch, url, true, h->stamp.node_id);
+    self_identity(s->self, &id);
+    stamp = (struct msg_stamp){id.cluster_id, id.node_id, id.epoch};
+    if (self_leads(s->self))
+        state.role = ROLE_PRIMARY;
+    else if (role_get(s->self->role) == ROLE_STARTING)
+        state.role = ROLE_STARTING;
     memcpy(state.url, s->self->advertise, sizeof state.url);
-    role_primary(s->self->role, state.primary);
-    stamp = self_stamp(s->self);
+    memcpy(state.primary, id.primary, sizeof state.primary);
     w = msg_begin(&s->out, MSG_STATE, &stamp);
     msg_put_state(&w, &state);
     supply_put_members(s, &w);
@@ -335,10 +345,10 @@ static void handle(struct supply *s, struct transport_request *r)
         transport_drop(r, true);
     else if (h.type == MSG_WHO || h.type == MSG_ANNOUNCE)
         on_who(s, r, &h, &in);
-    else if (role_get(s->self->role) != ROLE_PRIMARY)
-        self_refuse(s->self, r, -ERR_NOTPRIMARY, "this node is not the primary");
     else if (h.type == MSG_HELLO)
         on_hello(s, r, &h, &in);
+    else if (!self_leads(s->self))
+        self_refuse(s->self, r, -ERR_NOTPRIMARY, "this node is not the primary");
     else
         in_session(s, r, &h, &in);
 }
@@ -348,7 +358,7 @@ static void handle(struct supply *s, struct transport_request *r)
 /* A node that is no longer primary lets its replicas go at once: they look for the new one. */
 static void look_at_role(struct supply *s)
 {
-    bool serving = role_get(s->self->role) == ROLE_PRIMARY;
+    bool serving = self_leads(s->self);
 
     if (s->serving && !serving) {
         for (struct session *x = s->sessions.first; x != NULL; x = x->next) {

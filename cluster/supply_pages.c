@@ -400,7 +400,7 @@ static void handle(struct supply_pages *s, struct transport_request *r)
 
     if (msg_open(r->data, r->len, &h, &in) != 0)
         transport_drop(r, true);
-    else if (role_get(s->self->role) != ROLE_PRIMARY)
+    else if (!self_leads(s->self))
         self_refuse(s->self, r, -ERR_NOTPRIMARY, "this node is not the primary");
     else if (h.type == MSG_COMPARE)
         on_compare(s, r, &in);
@@ -420,7 +420,7 @@ static void run(void *arg)
         while (!s->quit && (r = inbox_pop(&s->inbox)) != NULL)
             handle(s, r);
         if (mono_since_ms(expired) > EXPIRE_MS) {
-            expire(s, role_get(s->self->role) != ROLE_PRIMARY);
+            expire(s, !self_leads(s->self));
             expired = mono_now();
         }
         if (!s->quit)
