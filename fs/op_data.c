@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/ident.h"
+#include "fs/info.h"
+#include "fs/ops.h"
+#include "fs/permit.h"
+#include "fs/session.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+
+/* Bytes in and out. op_write is the path of a commit: nothing here that it does not need. */
+
+/* Most reads fit here; what is larger is read-ahead, where an allocation does not count. */
+#define SMALL_READ 65536
+
+static void read_info(fuse_req_t req, struct handle *h, size_t size, off_t off)
+{
+    struct fs *fs = ops_fs(req);
+    char path[PATH_MAX];
+    /* A file that is read on from the start again and again shows the present each time. */
+    if (off == 0)
+        h->info_len = inode_path(&fs->inodes, h->inode, path, sizeof path)
+                          ? 0
+                          : info_read(fs, h->inode->info, path, h->info);
+    if (off < 0 || (size_t)off >= h->info_len) {
+        fuse_reply_buf(req, NULL, 0);
+        return;
+    }
+    size_t left = h->info_len - (size_t)off;
+    fuse_reply_buf(req, h->info + off, left < size ? left : size);
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct handle *h = ops_handle(fi);
+    char small[SMALL_READ];
+    size_t got = 0;
+    if (h->fd < 0) {
+        read_info(req, h, size, off);
+        return;
+    }
+    char *buf = size <= sizeof small ? small : malloc(size);
+    int rc = buf ? file_read_some(h->fd, buf, size, off, &got) : -ERR_NOMEM;
+    if (rc)
+        fuse_reply_err(req, err_errno(rc));
+    else
+        fuse_reply_buf(req, buf, got);
+    if (buf != small)
+        free(buf);
+}
+
+/* Writes as much as the backing file system takes. An error only if that is nothing. */
+static int write_backing(int fd, const char *data, size_t size, off_t off, size_t *written)
+{
+    size_t done = 0;
+    int err = 0;
+    while (done < size && !err) {
+        ssize_t n = file_ops->pwrite(fd, data + done, size - done, off + (off_t)done);
+        if (n > 0)
+            done += (size_t)n;
+        else if (n == 0)
+            err = EIO;
+        else if (errno != EINTR)
+            err = errno;
+    }
+    *written = done;
+    return done ? 0 : err;
+}
+
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+              struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct fs *fs = ops_fs(req);
+    struct handle *h = ops_handle(fi);
+    size_t written = 0;
+    /* The wal-index is shared memory; that its pages are written back means nothing. */
+    struct ident *id = h->db && h->kind == FILE_SHM ? NULL : ident_of(fs, h->inode);
+    int rc = 0;
+    int err = id ? permit_write(fs, id->kind, h->own) : 0;
+    if (!err && id && (rc = database_before_write(id->db, id->kind, h->own, off, size)))
+        err = err_errno(rc);
+    if (!err)
+        err = write_backing(h->fd, data, size, off, &written);
+    if (!err && id && (rc = database_after_write(id->db, id->kind, h->own, off, written)))
+        err = err_errno(rc);
+    if (err)
+        fuse_reply_err(req, err);
+    else
+        fuse_reply_write(req, written);
+}
+
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct fs *fs = ops_fs(req);
+    struct handle *h = ops_handle(fi);
+    if (h->fd < 0) {
+        fuse_reply_err(req, 0);
+        return;
+    }
+    const struct ident *id = ident_of(fs, h->inode);
+    int rc;
+    session_long_begin();
+    if (id)
+        rc = database_sync(id->db, id->kind, h->own, h->fd);
+    else
+        rc = data_only ? file_sync_data(h->fd) : file_sync(h->fd);
+    session_long_end();
+    fuse_reply_err(req, rc ? err_errno(rc) : 0);
+}
+
+/*
+ * Reserving space makes a database larger, if at all, as a write of zeros behind its end would.
+ * Holes and collapsed ranges would change pages without a write: not for files of SQLite, and not
+ * worth a difference for others.
+ */
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+                  struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct fs *fs = ops_fs(req);
+    struct handle *h = ops_handle(fi);
+    struct stat st;
+    if (h->fd < 0 || (mode & ~FALLOC_FL_KEEP_SIZE)) {
+        fuse_reply_err(req, EOPNOTSUPP);
+        return;
+    }
+    struct ident *id = ident_of(fs, h->inode);
+    int rc = 0;
+    int err = id ? permit_write(fs, id->kind, h->own) : 0;
+    if (!err && fstat(h->fd, &st))
+        err = errno;
+    bool grows = !err && !(mode & FALLOC_FL_KEEP_SIZE) && off + len > st.st_size;
+    size_t added = grows ? (size_t)(off + len - st.st_size) : 0;
+    if (grows && id && (rc = database_before_write(id->db, id->kind, h->own, st.st_size, added)))
+        err = err_errno(rc);
+    session_long_begin();
+    if (!err && file_ops->fallocate(h->fd, mode, off, len))
+        err = errno;
+    if (!err && grows && id &&
+        (rc = database_after_write(id->db, id->kind, h->own, st.st_size, added)))
+        err = err_errno(rc);
+    session_long_end();
+    fuse_reply_err(req, err);
+}
+
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct handle *h = ops_handle(fi);
+    off_t found = h->fd < 0 ? -1 : lseek(h->fd, off, whence);
+    if (found < 0)
+        fuse_reply_err(req, h->fd < 0 ? EINVAL : errno);
+    else
+        fuse_reply_lseek(req, found);
+}

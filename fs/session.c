@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fs/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "ltx/base/clock.h"
+#include "ltx/base/err.h"
+#include "ltx/base/logger.h"
+
+/*
+ * Waking a thread on another processor costs as much as the rest of a request. A client that
+ * commits in WAL mode sends its next write some 20 us after a reply, so the worker looks for that
+ * long before it sleeps: twice to three times the commits. Where requests are rare it does not pay,
+ * and where they wait for the disk it does harm (client and worker then wake each other on one
+ * processor, which is faster): so it is done only while it succeeds, and not around syncs.
+ */
+#define SPIN_US 50
+#define SPIN_LEAST_US 10
+#define SPIN_AFTER_LONG 8
+/* A request that came within this time after a reply would have been met by spinning. */
+#define SPIN_WORTH_US 100
+
+#define GUARD_TICK_MS 1
+
+struct worker {
+    struct session *session;
+    bool watching;
+    bool lent;
+};
+
+static _Thread_local struct worker *self;
+
+static void set_device(struct session *s, uint32_t events)
+{
+    struct epoll_event ev = {.events = events | EPOLLONESHOT};
+    epoll_ctl(s->epoll_fd, EPOLL_CTL_MOD, fuse_session_fd(s->se), &ev);
+}
+
+static void arm(struct session *s)
+{
+    set_device(s, EPOLLIN);
+}
+
+static void disarm(struct session *s)
+{
+    set_device(s, 0);
+}
+
+static void begin_watching(struct worker *w)
+{
+    atomic_fetch_add(&w->session->watching, 1);
+    w->watching = true;
+}
+
+static void end_watching(struct worker *w)
+{
+    atomic_fetch_sub(&w->session->watching, 1);
+    w->watching = false;
+}
+
+/* Two may have begun to watch at once; one is enough, and the last one never leaves this way. */
+static void leave_if_crowded(struct worker *w)
+{
+    struct session *s = w->session;
+    if (atomic_load(&s->watching) < 2)
+        return;
+    if (atomic_fetch_sub(&s->watching, 1) > 1)
+        w->watching = false;
+    else
+        atomic_fetch_add(&s->watching, 1);
+}
+
+void session_long_begin(void)
+{
+    if (!self)
+        return;
+    atomic_store(&self->session->since_long, 0);
+    if (!self->watching)
+        return;
+    end_watching(self);
+    self->lent = true;
+    arm(self->session);
+}
+
+/* Back before the reply: the client's next request then finds somebody who watches. */
+void session_long_end(void)
+{
+    if (!self || !self->lent)
+        return;
+    self->lent = false;
+    if (atomic_load(&self->session->watching) == 0) {
+        begin_watching(self);
+        disarm(self->session);
+    }
+}
+
+static int spin_budget_us(struct session *s)
+{
+    return atomic_load(&s->since_long) < SPIN_AFTER_LONG ? 0 : atomic_load(&s->spin_us);
+}
+
+static void spin_failed(struct session *s, int spent_us)
+{
+    int less = spent_us / 2;
+    atomic_store(&s->spin_us, less < SPIN_LEAST_US ? 0 : less);
+}
+
+/* A request has come: would spinning have met it, or has it? */
+static void spin_learn(struct session *s)
+{
+    int64_t gap_us = mono_now().us - atomic_load(&s->replied_us);
+    if (gap_us < SPIN_WORTH_US)
+        atomic_store(&s->spin_us, SPIN_US);
+}
+
+/*
+ * Reads a request without sleeping for it. 1: there is one in `buf`; 0: none came in time; -1: the
+ * session is over.
+ */
+static int watch(struct session *s, struct fuse_buf *buf)
+{
+    int budget_us = spin_budget_us(s);
+    int64_t replied_us = atomic_load(&s->replied_us);
+    for (;;) {
+        int rc = fuse_session_receive_buf(s->se, buf);
+        if (rc > 0)
+            return 1;
+        if (rc != -EAGAIN && rc != -EINTR) {
+            if (rc)
+                log_error("mount", "reading the FUSE device: errno %d; the mount ends", -rc);
+            atomic_store(&s->ended, true);
+            return -1;
+        }
+        if (atomic_load(&s->quitting))
+            return -1;
+        if (!budget_us)
+            return 0;
+        if (mono_now().us - replied_us > budget_us) {
+            spin_failed(s, budget_us);
+            return 0;
+        }
+        sched_yield(); /* the client may be waiting for this very processor */
+    }
+}
+
+static void wake_guard(struct session *s)
+{
+    mutex_lock(&s->mutex);
+    atomic_store(&s->guarding, true);
+    cond_signal(&s->wake_guard);
+    mutex_unlock(&s->mutex);
+}
+
+static void answer(struct worker *w, struct fuse_buf *buf, bool woken)
+{
+    struct session *s = w->session;
+    atomic_fetch_add(&s->served, 1);
+    if (atomic_load(&s->since_long) < SPIN_AFTER_LONG)
+        atomic_fetch_add(&s->since_long, 1);
+    if (woken && !atomic_load(&s->guarding))
+        wake_guard(s);
+    fuse_session_process_buf(s->se, buf);
+    session_long_end();
+    atomic_store(&s->replied_us, mono_now().us);
+}
+
+/* True when woken to watch, false when it is over. */
+static bool sleep_until_needed(struct session *s)
+{
+    struct epoll_event ev;
+    while (!atomic_load(&s->quitting) && !atomic_load(&s->ended)) {
+        if (epoll_wait(s->epoll_fd, &ev, 1, -1) == 1)
+            return !atomic_load(&s->quitting);
+        if (errno != EINTR)
+            return false;
+    }
+    return false;
+}
+
+static void tell_all(struct session *s)
+{
+    uint64_t one = 1;
+    if (write(s->wake_fd, &one, sizeof one) < 0)
+        log_error("mount", "cannot wake the workers: errno %d", errno);
+    mutex_lock(&s->mutex);
+    cond_broadcast(&s->wake_guard);
+    mutex_unlock(&s->mutex);
+}
+
+static void work(void *raw)
+{
+    struct worker me = {.session = raw};
+    struct session *s = raw;
+    struct fuse_buf buf = {0};
+    int got = 0;
+    self = &me;
+    /* The creator's umask has been applied by the kernel; ours must not be applied on top. It is a
+     * property of the process unless the thread has its own. */
+    if (unshare(CLONE_FS) == 0)
+        umask(0);
+    while (me.watching || sleep_until_needed(s)) {
+        bool woken = !me.watching;
+        if (woken)
+            begin_watching(&me);
+        got = watch(s, &buf);
+        if (got < 0)
+            break;
+        if (got == 0) {
+            end_watching(&me);
+            arm(s);
+            continue;
+        }
+        spin_learn(s);
+        answer(&me, &buf, woken);
+        if (me.watching)
+            leave_if_crowded(&me);
+    }
+    if (got < 0)
+        tell_all(s);
+    free(buf.mem);
+    self = NULL;
+}
+
+/*
+ * Sees to it that a worker which is held up in a request, without having said that it might, does
+ * not keep the others from theirs. Sleeps while there are no requests.
+ */
+static void guard(void *raw)
+{
+    struct session *s = raw;
+    mutex_lock(&s->mutex);
+    while (!atomic_load(&s->quitting) && !atomic_load(&s->ended)) {
+        if (!atomic_load(&s->guarding)) {
+            cond_wait(&s->wake_guard, &s->mutex);
+            continue;
+        }
+        unsigned long served = atomic_load(&s->served);
+        cond_wait_ms(&s->wake_guard, &s->mutex, GUARD_TICK_MS);
+        if (atomic_load(&s->served) != served)
+            continue;
+        if (atomic_load(&s->watching))
+            arm(s);
+        else
+            atomic_store(&s->guarding, false);
+    }
+    mutex_unlock(&s->mutex);
+}
+
+static int add_to_epoll(struct session *s, int fd, uint32_t events)
+{
+    struct epoll_event ev = {.events = events};
+    return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &ev) ? err_from_errno(errno) : 0;
+}
+
+int session_open(struct session *s, struct fuse_session *se, unsigned workers)
+{
+    *s = (struct session){.se = se, .epoll_fd = -1, .wake_fd = -1};
+    mutex_init(&s->mutex, RANK_LEAF);
+    cond_init(&s->wake_guard);
+    s->worker_count = workers ? workers : SESSION_WORKERS_DEFAULT;
+    if (s->worker_count > SESSION_WORKERS_MAX)
+        s->worker_count = SESSION_WORKERS_MAX;
+    int fd = fuse_session_fd(se), rc;
+    s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->epoll_fd < 0 || s->wake_fd < 0 ||
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
+        rc = err_from_errno(errno);
+        goto err_after_init;
+    }
+    if ((rc = add_to_epoll(s, fd, EPOLLIN | EPOLLONESHOT)) ||
+        (rc = add_to_epoll(s, s->wake_fd, EPOLLIN)))
+        goto err_after_init;
+    return 0;
+
+err_after_init:
+    session_close(s);
+    return rc;
+}
+
+int session_start(struct session *s)
+{
+    int rc = thread_start(&s->guard, "fuse-guard", guard, s);
+    for (unsigned w = 0; w < s->worker_count && !rc; w++) {
+        char name[16];
+        snprintf(name, sizeof name, "fuse-%u", w);
+        rc = thread_start(&s->workers[w], name, work, s);
+    }
+    return rc;
+}
+
+void session_quit(struct session *s)
+{
+    atomic_store(&s->quitting, true);
+    tell_all(s);
+}
+
+void session_join(struct session *s)
+{
+    for (unsigned w = 0; w < s->worker_count; w++)
+        thread_join(&s->workers[w]);
+    thread_join(&s->guard);
+}
+
+void session_close(struct session *s)
+{
+    if (s->epoll_fd >= 0)
+        close(s->epoll_fd);
+    if (s->wake_fd >= 0)
+        close(s->wake_fd);
+    s->epoll_fd = s->wake_fd = -1;
+    cond_fini(&s->wake_guard);
+    mutex_fini(&s->mutex);
+}

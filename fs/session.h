@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FS_SESSION_H
+#define FS_SESSION_H
+
+#include <fuse_lowlevel.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ltx/base/mutex.h"
+#include "ltx/base/thread.h"
+
+#define SESSION_WORKERS_MAX 64
+#define SESSION_WORKERS_DEFAULT 4
+
+/*
+ * The threads that answer the kernel. One worker at a time watches the device; the others sleep,
+ * and one of them is woken only when a request comes while nobody watches. So a lone client is
+ * served by one hot thread, and no request wakes a thread for nothing.
+ *
+ *   asleep   in epoll_wait; a request wakes one, and it watches
+ *   watching reads without blocking for a moment after each reply (spin), and answers
+ *   lent     answers a request that takes long; the device is armed, and another may watch
+ *
+ * "Armed" means that the device can wake a sleeper, once. Whoever stops watching arms it, unless
+ * another worker watches. What takes long says so (session_long_begin); what takes long
+ * unexpectedly is noticed by the guard within two milliseconds.
+ *
+ * session_open, session_start, ..., session_quit, session_join, session_close. The fuse_session is
+ * borrowed: mounted before session_open, unmounted after session_close.
+ */
+struct session {
+    struct fuse_session *se;
+    int epoll_fd;
+    int wake_fd; /* readable from session_quit on */
+    unsigned worker_count;
+    atomic_bool quitting;
+    atomic_bool ended;    /* the kernel has closed the connection */
+    atomic_uint watching; /* workers in that state; more than one only for a moment */
+    atomic_ulong served;  /* requests received */
+
+    atomic_int spin_us;          /* how long watching goes on after a reply, now */
+    atomic_uint since_long;      /* requests since one took long */
+    _Atomic(int64_t) replied_us; /* when the last request was done; monotonic */
+
+    struct mutex mutex; /* the guard's */
+    struct cond wake_guard;
+    atomic_bool guarding;
+    struct thread guard;
+    struct thread workers[SESSION_WORKERS_MAX];
+};
+
+int session_open(struct session *s, struct fuse_session *se, unsigned workers);
+int session_start(struct session *s);
+void session_quit(struct session *s); /* a request in progress is answered first */
+void session_join(struct session *s);
+void session_close(struct session *s);
+
+/*
+ * Around work of a request that waits for a disk or for others, before the reply. Do nothing on a
+ * thread that is no worker.
+ */
+void session_long_begin(void);
+void session_long_end(void);
+
+#endif
