@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "fs/adapter.h"
@@ -163,12 +163,12 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
 
 int mount_start(struct mount *m)
 {
-    struct stat st;
+    struct statfs st;
     int rc = session_start(&m->session);
     if (rc)
         return rc;
     /* The first answer comes after the kernel and the workers have agreed on the protocol. */
-    if (stat(m->path, &st))
+    if (statfs(m->path, &st))
         return err_from_errno(errno);
     log_info("mount", "mounted on %s, %u workers", m->path, m->session.worker_count);
     return 0;

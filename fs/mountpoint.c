@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -149,12 +150,19 @@ static int check_fuse(char *why, size_t why_size)
     return 0;
 }
 
-static int check_not_mounted(const char *path, bool dead, char *why, size_t why_size)
+/* Attributes come from the kernel's cache even after the daemon has died; statfs asks it. */
+static bool is_dead(const char *path)
+{
+    struct statfs st;
+    return statfs(path, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
+static int check_not_mounted(const char *path, char *why, size_t why_size)
 {
     char type[64];
     if (!mountpoint_type(path, type, sizeof type))
         return 0;
-    if (!dead) {
+    if (strncmp(type, "fuse", 4) != 0 || !is_dead(path)) {
         if (strcmp(type, MOUNTPOINT_FSTYPE) == 0)
             SAY("another tandemfs is mounted on %s: stop it first, or choose another folder", path);
         else
@@ -227,7 +235,6 @@ static int check_folder(const char *path, char *why, size_t why_size)
 int mount_check(const char *mountpoint, char *why, size_t why_size)
 {
     char path[PATH_MAX];
-    struct stat st;
     int rc = check_fuse(why, why_size);
     if (rc)
         return rc;
@@ -237,7 +244,6 @@ int mount_check(const char *mountpoint, char *why, size_t why_size)
             mountpoint);
         return -ERR_NOTFOUND;
     }
-    bool dead = stat(path, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
-    rc = check_not_mounted(path, dead, why, why_size);
+    rc = check_not_mounted(path, why, why_size);
     return rc ? rc : check_folder(path, why, why_size);
 }
