@@ -135,9 +135,9 @@ def a_command_runs_when_the_node_is_ready_and_its_status_is_the_nodes(scratch):
         node.wait_end(status=status)
         equal(mounts_below(scratch.path), [], "mounts left")
     # A signal is passed on; the command decides.
-    trap = "trap 'echo got TERM; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    trap = "trap 'echo got TERM; exit 5' TERM; echo trap-is-set; while :; do sleep 0.05; done"
     node.start("--primary", wait=False, command=["sh", "-c", trap])
-    node.wait_log("ready")
+    node.wait_log("trap-is-set")
     node.process.send_signal(signal.SIGTERM)
     node.wait_end(status=5)
     need("got TERM" in node.log_text(), "the signal was not passed on:\n%s", node.log_tail())

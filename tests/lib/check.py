@@ -10,7 +10,7 @@ from lib.case import need
 from lib.cluster import PROGRAM, TOP
 
 LTXCHECK = os.path.join(TOP, "..", "shared", "tools", "ltxcheck.py")
-SEGMENT_HEADER, FRAME_HEADER = 40, 48
+SEGMENT_HEADER, FRAME_HEADER = 48, 48  # see ltx/txlog.h
 
 
 def same_everywhere(cluster, name, nodes=None):

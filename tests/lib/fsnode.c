@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/lib/fsnode.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ltx/base/assert.h"
+#include "ltx/base/err.h"
+
+/* ---- steps and faults ---- */
+
+static atomic_ullong steps, last_step;
+static atomic_int write_error;
+static char log_prefix[SCRATCH_PATH_MAX + 8];
+
+static void step(void)
+{
+    if (atomic_fetch_add(&steps, 1) + 1 == atomic_load(&last_step))
+        _exit(FSNODE_DIED);
+}
+
+static bool is_log(int fd)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    return n > 0 && strncmp(path, log_prefix, strlen(log_prefix)) == 0;
+}
+
+static bool fails(int fd)
+{
+    int errnum = atomic_load(&write_error);
+    if (!errnum || !is_log(fd))
+        return false;
+    errno = errnum;
+    return true;
+}
+
+static ssize_t step_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+    step();
+    return fails(fd) ? -1 : pwrite(fd, buf, n, off);
+}
+
+static int step_fallocate(int fd, int mode, off_t off, off_t len)
+{
+    step();
+    return fails(fd) ? -1 : fallocate(fd, mode, off, len);
+}
+
+static int step_ftruncate(int fd, off_t size)
+{
+    step();
+    return ftruncate(fd, size);
+}
+
+static int step_fdatasync(int fd)
+{
+    step();
+    return fdatasync(fd);
+}
+
+static int step_fsync(int fd)
+{
+    step();
+    return fsync(fd);
+}
+
+static int step_renameat2(int olddir, const char *from, int newdir, const char *to, unsigned flags)
+{
+    step();
+    return renameat2(olddir, from, newdir, to, flags);
+}
+
+static int step_unlinkat(int dirfd, const char *path, int flags)
+{
+    step();
+    return unlinkat(dirfd, path, flags);
+}
+
+static int step_mkdirat(int dirfd, const char *path, mode_t mode)
+{
+    step();
+    return mkdirat(dirfd, path, mode);
+}
+
+static struct file_ops step_ops;
+
+void fsnode_die_at(uint64_t s)
+{
+    atomic_store(&steps, 0);
+    atomic_store(&last_step, s);
+}
+
+uint64_t fsnode_steps(void)
+{
+    return atomic_load(&steps);
+}
+
+void fsnode_fail_writes(int errnum)
+{
+    atomic_store(&write_error, errnum);
+}
+
+/* ---- the node ---- */
+
+static void must(int err, const char *what)
+{
+    if (err == 0)
+        return;
+    fprintf(stderr, "%s: %s\n", what, err_text(err));
+    abort();
+}
+
+static int open_folder(const char *path)
+{
+    int fd;
+    must(file_mkdirs(AT_FDCWD, path, 0755), path);
+    must(file_open(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0, &fd), path);
+    return fd;
+}
+
+void fsnode_open(struct fsnode *n, const char *root, bool threads)
+{
+    *n = (struct fsnode){.threads = threads};
+    step_ops = file_ops_system;
+    step_ops.pwrite = step_pwrite;
+    step_ops.fallocate = step_fallocate;
+    step_ops.ftruncate = step_ftruncate;
+    step_ops.fdatasync = step_fdatasync;
+    step_ops.fsync = step_fsync;
+    step_ops.renameat2 = step_renameat2;
+    step_ops.unlinkat = step_unlinkat;
+    step_ops.mkdirat = step_mkdirat;
+    file_ops = &step_ops;
+    snprintf(n->root, sizeof n->root, "%s", root);
+    snprintf(n->tree, sizeof n->tree, "%s/tree", root);
+    snprintf(log_prefix, sizeof log_prefix, "%s/db/", root);
+    n->data_dirfd = open_folder(n->root);
+    n->tree_dirfd = open_folder(n->tree);
+    role_init(&n->role, 7);
+    must(store_open(&n->store, n->data_dirfd, &(struct store_options){.node_id = 7}), "store_open");
+    if (threads)
+        must(store_start(n->store), "store_start");
+    struct catalog_options options = {
+        .store = n->store, .role = &n->role, .tree_dirfd = n->tree_dirfd, .mountpoint = n->tree};
+    must(catalog_open(&n->catalog, &options), "catalog_open");
+    must(catalog_recover(n->catalog), "catalog_recover");
+    store_set_page_reader(n->store, catalog_page_reader(n->catalog));
+    if (threads)
+        must(catalog_start(n->catalog), "catalog_start");
+}
+
+void fsnode_lead(struct fsnode *n)
+{
+    role_set(&n->role, ROLE_PRIMARY, role_epoch(&n->role) + 1, "");
+    must(catalog_become_primary(n->catalog), "catalog_become_primary");
+    role_open(&n->role);
+}
+
+void fsnode_follow(struct fsnode *n)
+{
+    role_close(&n->role, -ERR_NOTPRIMARY, 1000);
+    role_set(&n->role, ROLE_REPLICA, role_epoch(&n->role), "");
+    must(catalog_become_replica(n->catalog), "catalog_become_replica");
+}
+
+void fsnode_close(struct fsnode *n)
+{
+    catalog_quit(n->catalog);
+    catalog_join(n->catalog);
+    if (n->threads) {
+        store_quit(n->store);
+        store_join(n->store);
+    }
+    catalog_close(n->catalog);
+    store_close(n->store);
+    role_fini(&n->role);
+    file_close(n->tree_dirfd);
+    file_close(n->data_dirfd);
+    *n = (struct fsnode){0};
+}
+
+const char *fsnode_path(const struct fsnode *n, const char *name)
+{
+    static char path[4][SCRATCH_PATH_MAX + 256];
+    static unsigned next;
+    char *out = path[next++ % 4];
+    snprintf(out, sizeof path[0], "%s/%s", n->tree, name);
+    return out;
+}
+
+struct ledger *fsnode_ledger(const struct fsnode *n, const char *name)
+{
+    return store_find(n->store, name);
+}
+
+uint64_t fsnode_txid(const struct fsnode *n, const char *name)
+{
+    struct ledger *l = fsnode_ledger(n, name);
+    return l ? ledger_last(l).txid : 0;
+}
+
+/* ---- in place of the FUSE adapter ---- */
+
+struct told {
+    struct database *db;
+    enum file_kind kind;
+};
+
+static int lookup(struct fsnode *n, const char *path, struct told *out)
+{
+    size_t len = strlen(n->tree), base;
+    ASSERT(strncmp(path, n->tree, len) == 0 && path[len] == '/', "the test uses the node's tree");
+    path += len + 1;
+    out->kind = file_kind_of(path, &base);
+    char *name = strndup(path, base);
+    out->db = catalog_get(n->catalog, name);
+    free(name);
+    return out->db ? 0 : -ERR_NOMEM;
+}
+
+static int sync_file(struct told *t, const char *path)
+{
+    int fd;
+    int err = file_open(AT_FDCWD, path, O_RDWR, 0, &fd);
+    if (err)
+        return err;
+    err = database_sync(t->db, t->kind, false, fd);
+    file_close(fd);
+    return err;
+}
+
+static int open_or_close(struct fsnode *n, const struct tap_event *e)
+{
+    struct told *t = *e->file, found;
+    int err = 0;
+    switch (e->op) {
+    case TAP_MAY_OPEN:
+        err = lookup(n, e->path, &found);
+        if (err)
+            return err;
+        err = database_may_open(found.db, found.kind, e->flags, false);
+        catalog_put(found.db);
+        return err;
+    case TAP_OPENED:
+        t = *e->file = calloc(1, sizeof *t);
+        err = t ? lookup(n, e->path, t) : -ERR_NOMEM;
+        if (!err)
+            database_opened(t->db, t->kind, e->flags, false);
+        return err;
+    case TAP_FLUSHED: return database_flushed(t->db, t->kind, false);
+    default:
+        database_released(t->db, t->kind, e->flags, false);
+        catalog_put(t->db);
+        free(t);
+        *e->file = NULL;
+        return 0;
+    }
+}
+
+static int unlinked(struct fsnode *n, const struct tap_event *e)
+{
+    struct told t;
+    int err = lookup(n, e->path, &t);
+    if (err)
+        return err;
+    if (e->op == TAP_BEFORE_UNLINK)
+        err = database_before_unlink(t.db, t.kind, e->path + strlen(n->tree) + 1, false);
+    else
+        database_after_unlink(t.db, t.kind, false);
+    catalog_put(t.db);
+    return err;
+}
+
+int fsnode_listen(void *ctx, const struct tap_event *e)
+{
+    struct fsnode *n = ctx;
+    int err = 0;
+    step();
+    struct told *t = e->file ? *e->file : NULL;
+    switch (e->op) {
+    case TAP_MAY_OPEN:
+    case TAP_OPENED:
+    case TAP_FLUSHED:
+    case TAP_RELEASED: err = open_or_close(n, e); break;
+    case TAP_BEFORE_UNLINK:
+    case TAP_AFTER_UNLINK: err = unlinked(n, e); break;
+    case TAP_BEFORE_WRITE: err = database_before_write(t->db, t->kind, false, e->off, e->n); break;
+    case TAP_AFTER_WRITE: err = database_after_write(t->db, t->kind, false, e->off, e->n); break;
+    case TAP_BEFORE_TRUNCATE: err = database_before_truncate(t->db, t->kind, false, e->off); break;
+    case TAP_AFTER_TRUNCATE: err = database_after_truncate(t->db, t->kind, false, e->off); break;
+    case TAP_SYNC: err = sync_file(t, e->path); break;
+    }
+    if (getenv("TAP_TRACE"))
+        fprintf(stderr, "tap %d %s off %lld n %zu: %s\n", (int)e->op, strrchr(e->path, '/'),
+                (long long)e->off, e->n, err_name(err));
+    return err ? err_errno(err) : 0;
+}

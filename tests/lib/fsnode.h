@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TESTS_LIB_FSNODE_H
+#define TESTS_LIB_FSNODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fs/db/catalog.h"
+#include "ltx/base/file.h"
+#include "ltx/role.h"
+#include "ltx/store.h"
+#include "tests/lib/scratch.h"
+#include "tests/lib/tapvfs.h"
+
+/*
+ * What a mounted daemon consists of, without the mount: store, role and catalog over a folder, and
+ * a listener for the tap VFS in place of the FUSE adapter. The "mount point" is the backing tree
+ * itself.
+ *
+ * fsnode_open (recovers), fsnode_lead or fsnode_follow, ..., fsnode_close.
+ */
+struct fsnode {
+    char root[SCRATCH_PATH_MAX];
+    char tree[SCRATCH_PATH_MAX + 8];
+    int data_dirfd, tree_dirfd;
+    struct store *store;
+    struct role_state role;
+    struct catalog *catalog;
+    bool threads; /* store's and catalog's threads run */
+};
+
+/* Over the folder `root`, which may hold what an earlier one left. With `threads` the store's and
+ * the catalog's threads run, else nothing happens but what is called. */
+void fsnode_open(struct fsnode *n, const char *root, bool threads);
+void fsnode_lead(struct fsnode *n);   /* becomes the primary, the gate opens */
+void fsnode_follow(struct fsnode *n); /* becomes a replica */
+void fsnode_close(struct fsnode *n);
+
+/* For tapvfs_register; ctx is the node. */
+int fsnode_listen(void *ctx, const struct tap_event *e);
+
+/* Path of a file in the tree. Static storage, the last four stay. */
+const char *fsnode_path(const struct fsnode *n, const char *name);
+struct ledger *fsnode_ledger(const struct fsnode *n, const char *name); /* NULL if none */
+uint64_t fsnode_txid(const struct fsnode *n, const char *name);         /* 0 if none */
+
+/*
+ * Steps: every event told and every call that changes the node's own files counts one. The process
+ * ends with FSNODE_DIED when the given one is about to begin; 0: never. Counts from 1.
+ */
+#define FSNODE_DIED 86
+void fsnode_die_at(uint64_t step);
+uint64_t fsnode_steps(void);
+
+/* Writes to files of the node's own (its logs) fail with this errno while it is not 0. */
+void fsnode_fail_writes(int errnum);
+
+#endif

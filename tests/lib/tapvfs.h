@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TESTS_LIB_TAPVFS_H
+#define TESTS_LIB_TAPVFS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * A SQLite VFS over the system's own that tells somebody of every call that changes a file, before
+ * and after, in the order in which a FUSE filesystem sees them. The listener answers 0, or an errno
+ * with which the call then fails, as it would on a mount. Locks and shared memory stay what they
+ * are.
+ */
+enum tap_op {
+    TAP_MAY_OPEN,
+    TAP_OPENED,
+    TAP_BEFORE_WRITE,
+    TAP_AFTER_WRITE,
+    TAP_BEFORE_TRUNCATE, /* to `off` bytes */
+    TAP_AFTER_TRUNCATE,
+    TAP_SYNC, /* instead of the system's: the listener syncs what must be */
+    TAP_FLUSHED,
+    TAP_RELEASED,
+    TAP_BEFORE_UNLINK,
+    TAP_AFTER_UNLINK
+};
+
+struct tap_event {
+    enum tap_op op;
+    const char *path; /* absolute */
+    int flags;        /* of open(2) */
+    int64_t off;
+    size_t n;
+    void **file; /* the listener's, one for each open file; NULL around an unlink */
+};
+
+typedef int tap_listener(void *ctx, const struct tap_event *e);
+
+/* Registers the VFS "tap" (not as the default). All files of all connections tell this listener. */
+void tapvfs_register(tap_listener *listener, void *ctx);
+/* As if the process had been killed: nothing is written or told any more, every call fails. Until
+ * the next tapvfs_register. */
+void tapvfs_kill(void);
+
+/*
+ * The locks of SQLite in this process become open-file-description locks, so that they exclude the
+ * locks of the code under test, and do not vanish when it closes a file. Each process has at most
+ * one connection to a database in rollback mode then.
+ */
+void tapvfs_lock_by_description(void);
+
+#endif
