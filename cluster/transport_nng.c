@@ -58,7 +58,7 @@ struct transport_peer {
     nng_socket socket;
     char url[URL_SIZE];
     atomic_int pipes; /* connections that stand */
-    bool closed;
+    atomic_bool closed;
 };
 
 struct call {
@@ -295,20 +295,31 @@ void transport_request_peer(const struct transport_request *r, char *out, size_t
     }
 }
 
+/* The listener's own branch; nng_stat_find_listener takes the first one there is. */
+static nng_stat *find_listener(nng_stat *all, nng_listener listener)
+{
+    for (nng_stat *s = nng_stat_child(all); s != NULL; s = nng_stat_next(s)) {
+        nng_stat *id = nng_stat_child(s);
+        if (strcmp(nng_stat_name(s), "listener") == 0 && id != NULL &&
+            nng_stat_value(id) == (uint64_t)nng_listener_id(listener))
+            return s;
+    }
+    return NULL;
+}
+
 /* nng counts what it refuses below us by cause: "proto" is bytes that are no handshake, "other"
  * holds messages past the limit. */
 uint64_t transport_refused(struct transport *t)
 {
-    static const char *const names[] = {"reject", "proto", "other"};
-    nng_stat *all, *mine, *one;
     uint64_t sum = 0, since;
+    nng_stat *all, *mine;
 
     if (nng_stats_get(&all) != 0)
         return 0;
-    mine = nng_stat_find_listener(all, t->listener);
-    for (size_t i = 0; mine != NULL && i < sizeof names / sizeof *names; i++)
-        if ((one = nng_stat_find(mine, names[i])) != NULL)
-            sum += nng_stat_value(one);
+    mine = find_listener(all, t->listener);
+    for (nng_stat *s = mine == NULL ? NULL : nng_stat_child(mine); s != NULL; s = nng_stat_next(s))
+        if (strcmp(nng_stat_name(s), "proto") == 0 || strcmp(nng_stat_name(s), "other") == 0)
+            sum += nng_stat_value(s);
     nng_stats_free(all);
     since = sum - t->refused;
     t->refused = sum;
@@ -471,6 +482,12 @@ int peer_begin(struct transport_peer *p, struct transport_call *call, const void
     return 0;
 }
 
+/* Closing breaks the connection first; whoever waits is told why. */
+static int failed(const struct transport_call *call, int rv)
+{
+    return atomic_load(&call->peer->closed) ? -ERR_CLOSED : from_nng(rv);
+}
+
 int peer_finish(struct transport_call *call)
 {
     struct call *c = call->handle;
@@ -481,7 +498,7 @@ int peer_finish(struct transport_call *call)
     if ((rv = nng_aio_result(c->aio)) != 0) {
         nng_msg_free(nng_aio_get_msg(c->aio));
         nng_aio_set_msg(c->aio, NULL);
-        return rv == NNG_ETIMEDOUT ? -ERR_UNREACHABLE : from_nng(rv); /* it was never sent */
+        return rv == NNG_ETIMEDOUT ? -ERR_UNREACHABLE : failed(call, rv); /* it was never sent */
     }
     left = c->timeout_ms - mono_since_ms(c->begun);
     nng_aio_set_msg(c->aio, NULL);
@@ -489,7 +506,7 @@ int peer_finish(struct transport_call *call)
     nng_ctx_recv(c->ctx, c->aio);
     nng_aio_wait(c->aio);
     if ((rv = nng_aio_result(c->aio)) != 0)
-        return from_nng(rv);
+        return failed(call, rv);
     c->reply = nng_aio_get_msg(c->aio);
     call->data = nng_msg_body(c->reply);
     call->len = nng_msg_len(c->reply);
