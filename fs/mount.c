@@ -16,17 +16,17 @@
 #include "fs/adapter.h"
 #include "fs/mountpoint.h"
 #include "fs/ops.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 
 struct mount {
     struct fs fs;
-    struct session session;
+    struct loop loop;
     struct fuse_session *se;
     char path[PATH_MAX];
     bool mounted;
-    bool session_is_open;
+    bool loop_is_open;
 };
 
 /* What libfuse last said: the reason why it could not mount. Only mount_open looks at it. */
@@ -117,10 +117,10 @@ static int do_mount(struct mount *m, const struct mount_options *options, char *
         return -ERR_ACCESS;
     }
     m->mounted = true;
-    int rc = session_open(&m->session, m->se, options->workers);
+    int rc = loop_open(&m->loop, m->se, options->workers);
     if (rc)
         snprintf(why, why_size, "the FUSE device cannot be used: %s", err_text(rc));
-    m->session_is_open = !rc;
+    m->loop_is_open = !rc;
     return rc;
 }
 
@@ -164,19 +164,19 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
 int mount_start(struct mount *m)
 {
     struct statfs st;
-    int rc = session_start(&m->session);
+    int rc = loop_start(&m->loop);
     if (rc)
         return rc;
     /* The first answer comes after the kernel and the workers have agreed on the protocol. */
     if (statfs(m->path, &st))
         return err_from_errno(errno);
-    log_info("mount", "mounted on %s, %u workers", m->path, m->session.worker_count);
+    log_info("mount", "mounted on %s, %u workers", m->path, m->loop.worker_count);
     return 0;
 }
 
 bool mount_ended(struct mount *m)
 {
-    return atomic_load(&m->session.ended);
+    return atomic_load(&m->loop.ended);
 }
 
 void mount_quit(struct mount *m)
@@ -190,12 +190,12 @@ void mount_quit(struct mount *m)
                      err_text(rc), m->path);
     }
     m->mounted = false;
-    session_quit(&m->session);
+    loop_quit(&m->loop);
 }
 
 void mount_join(struct mount *m)
 {
-    session_join(&m->session);
+    loop_join(&m->loop);
 }
 
 /*
@@ -217,8 +217,8 @@ void mount_close(struct mount *m)
 {
     if (!m)
         return;
-    if (m->session_is_open)
-        session_close(&m->session);
+    if (m->loop_is_open)
+        loop_close(&m->loop);
     if (m->mounted)
         mountpoint_detach(m->path);
     if (m->se) {

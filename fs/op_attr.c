@@ -8,7 +8,7 @@
 #include "fs/ident.h"
 #include "fs/ops.h"
 #include "fs/permit.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -154,7 +154,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *want, int which,
     int others = which & ~FUSE_SET_ATTR_SIZE;
     struct stat st;
 
-    session_long_begin();
+    loop_long_begin();
     /* A truncation may carry the times along: they are not a change of its own. */
     int err = i->info ? EPERM : 0;
     if (!err && !(which & FUSE_SET_ATTR_SIZE))
@@ -165,7 +165,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *want, int which,
         err = change_attributes(fs, i, want, which);
     if (!err)
         err = get_attributes(fs, i, &st);
-    session_long_end();
+    loop_long_end();
     if (err)
         fuse_reply_err(req, err);
     else

@@ -10,7 +10,7 @@
 #include "fs/info.h"
 #include "fs/ops.h"
 #include "fs/permit.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -108,12 +108,12 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_in
     }
     const struct ident *id = ident_of(fs, h->inode);
     int rc;
-    session_long_begin();
+    loop_long_begin();
     if (id)
         rc = database_sync(id->db, id->kind, h->own, h->fd);
     else
         rc = data_only ? file_sync_data(h->fd) : file_sync(h->fd);
-    session_long_end();
+    loop_long_end();
     fuse_reply_err(req, rc ? err_errno(rc) : 0);
 }
 
@@ -142,13 +142,13 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
     size_t added = grows ? (size_t)(off + len - st.st_size) : 0;
     if (grows && id && (rc = database_before_write(id->db, id->kind, h->own, st.st_size, added)))
         err = err_errno(rc);
-    session_long_begin();
+    loop_long_begin();
     if (!err && file_ops->fallocate(h->fd, mode, off, len))
         err = errno;
     if (!err && grows && id &&
         (rc = database_after_write(id->db, id->kind, h->own, st.st_size, added)))
         err = err_errno(rc);
-    session_long_end();
+    loop_long_end();
     fuse_reply_err(req, err);
 }
 

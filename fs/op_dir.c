@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "fs/ops.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -120,9 +120,9 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file
     int rc = 0;
     /* Cleared first: what is made during the sync belongs to the next one. */
     if (atomic_exchange(&i->unsynced, false)) {
-        session_long_begin();
+        loop_long_begin();
         rc = file_sync(dirfd(folder_of(fi)->stream));
-        session_long_end();
+        loop_long_end();
         if (rc)
             atomic_store(&i->unsynced, true);
     }

@@ -8,7 +8,7 @@
 #include "fs/info.h"
 #include "fs/ops.h"
 #include "fs/permit.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -224,9 +224,9 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
     struct handle *h = ops_handle(fi);
-    session_long_begin();
+    loop_long_begin();
     int rc = h->db ? database_flushed(h->db, h->kind, h->own) : 0;
-    session_long_end();
+    loop_long_end();
     fuse_reply_err(req, rc ? err_errno(rc) : 0);
 }
 

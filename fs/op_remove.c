@@ -12,7 +12,7 @@
 #include "fs/info.h"
 #include "fs/ops.h"
 #include "fs/permit.h"
-#include "fs/session.h"
+#include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -89,14 +89,14 @@ void op_unlink(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
         fuse_reply_err(req, err);
         return;
     }
-    session_long_begin(); /* for a journal, this is the commit */
+    loop_long_begin(); /* for a journal, this is the commit */
     err = find(fs, parent, name, &f);
     if (!err || err == ENOENT)
         err = is_informational(fs, name, f.path) ? EPERM : err;
     if (!err)
         err = unlink_file(fs, parent, name, &f, own);
     ident_free(f.id);
-    session_long_end();
+    loop_long_end();
     fuse_reply_err(req, err);
 }
 
@@ -218,7 +218,7 @@ void op_rename(fuse_req_t req, fuse_ino_t parent_ino, const char *name, fuse_ino
         fuse_reply_err(req, err);
         return;
     }
-    session_long_begin();
+    loop_long_begin();
     err = find(fs, parent, name, &f);
     if (!err)
         err = ops_child_path(fs, to_parent, to_name, to_path);
@@ -228,6 +228,6 @@ void op_rename(fuse_req_t req, fuse_ino_t parent_ino, const char *name, fuse_ino
         err = S_ISDIR(f.st.st_mode) ? rename_folder(fs, parent, name, &f, to_parent, to_name, flags)
                                     : rename_file(fs, parent, name, &f, to_parent, to_name, flags);
     ident_free(f.id);
-    session_long_end();
+    loop_long_end();
     fuse_reply_err(req, err);
 }

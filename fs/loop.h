@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef FS_SESSION_H
-#define FS_SESSION_H
+#ifndef FS_LOOP_H
+#define FS_LOOP_H
 
 #include <fuse_lowlevel.h>
 #include <stdatomic.h>
@@ -10,8 +10,8 @@
 #include "ltx/base/mutex.h"
 #include "ltx/base/thread.h"
 
-#define SESSION_WORKERS_MAX 64
-#define SESSION_WORKERS_DEFAULT 4
+#define LOOP_WORKERS_MAX 64
+#define LOOP_WORKERS_DEFAULT 4
 
 /*
  * The threads that answer the kernel. One worker at a time watches the device; the others sleep,
@@ -23,16 +23,16 @@
  *   lent     answers a request that takes long; the device is armed, and another may watch
  *
  * "Armed" means that the device can wake a sleeper, once. Whoever stops watching arms it, unless
- * another worker watches. What takes long says so (session_long_begin); what takes long
+ * another worker watches. What takes long says so (loop_long_begin); what takes long
  * unexpectedly is noticed by the guard within two milliseconds.
  *
- * session_open, session_start, ..., session_quit, session_join, session_close. The fuse_session is
- * borrowed: mounted before session_open, unmounted after session_close.
+ * loop_open, loop_start, ..., loop_quit, loop_join, loop_close. The fuse_session is
+ * borrowed: mounted before loop_open, unmounted after loop_close.
  */
-struct session {
+struct loop {
     struct fuse_session *se;
     int epoll_fd;
-    int wake_fd; /* readable from session_quit on */
+    int wake_fd; /* readable from loop_quit on */
     unsigned worker_count;
     atomic_bool quitting;
     atomic_bool ended;    /* the kernel has closed the connection */
@@ -47,20 +47,20 @@ struct session {
     struct cond wake_guard;
     atomic_bool guarding;
     struct thread guard;
-    struct thread workers[SESSION_WORKERS_MAX];
+    struct thread workers[LOOP_WORKERS_MAX];
 };
 
-int session_open(struct session *s, struct fuse_session *se, unsigned workers);
-int session_start(struct session *s);
-void session_quit(struct session *s); /* a request in progress is answered first */
-void session_join(struct session *s);
-void session_close(struct session *s);
+int loop_open(struct loop *s, struct fuse_session *se, unsigned workers);
+int loop_start(struct loop *s);
+void loop_quit(struct loop *s); /* a request in progress is answered first */
+void loop_join(struct loop *s);
+void loop_close(struct loop *s);
 
 /*
  * Around work of a request that waits for a disk or for others, before the reply. Do nothing on a
  * thread that is no worker.
  */
-void session_long_begin(void);
-void session_long_end(void);
+void loop_long_begin(void);
+void loop_long_end(void);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "fs/session.h"
+#include "fs/loop.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,25 +31,25 @@
 #define GUARD_TICK_MS 1
 
 struct worker {
-    struct session *session;
+    struct loop *session;
     bool watching;
     bool lent;
 };
 
 static _Thread_local struct worker *self;
 
-static void set_device(struct session *s, uint32_t events)
+static void set_device(struct loop *s, uint32_t events)
 {
     struct epoll_event ev = {.events = events | EPOLLONESHOT};
     epoll_ctl(s->epoll_fd, EPOLL_CTL_MOD, fuse_session_fd(s->se), &ev);
 }
 
-static void arm(struct session *s)
+static void arm(struct loop *s)
 {
     set_device(s, EPOLLIN);
 }
 
-static void disarm(struct session *s)
+static void disarm(struct loop *s)
 {
     set_device(s, 0);
 }
@@ -69,7 +69,7 @@ static void end_watching(struct worker *w)
 /* Two may have begun to watch at once; one is enough, and the last one never leaves this way. */
 static void leave_if_crowded(struct worker *w)
 {
-    struct session *s = w->session;
+    struct loop *s = w->session;
     if (atomic_load(&s->watching) < 2)
         return;
     if (atomic_fetch_sub(&s->watching, 1) > 1)
@@ -78,7 +78,7 @@ static void leave_if_crowded(struct worker *w)
         atomic_fetch_add(&s->watching, 1);
 }
 
-void session_long_begin(void)
+void loop_long_begin(void)
 {
     if (!self)
         return;
@@ -91,7 +91,7 @@ void session_long_begin(void)
 }
 
 /* Back before the reply: the client's next request then finds somebody who watches. */
-void session_long_end(void)
+void loop_long_end(void)
 {
     if (!self || !self->lent)
         return;
@@ -102,19 +102,19 @@ void session_long_end(void)
     }
 }
 
-static int spin_budget_us(struct session *s)
+static int spin_budget_us(struct loop *s)
 {
     return atomic_load(&s->since_long) < SPIN_AFTER_LONG ? 0 : atomic_load(&s->spin_us);
 }
 
-static void spin_failed(struct session *s, int spent_us)
+static void spin_failed(struct loop *s, int spent_us)
 {
     int less = spent_us / 2;
     atomic_store(&s->spin_us, less < SPIN_LEAST_US ? 0 : less);
 }
 
 /* A request has come: would spinning have met it, or has it? */
-static void spin_learn(struct session *s)
+static void spin_learn(struct loop *s)
 {
     int64_t gap_us = mono_now().us - atomic_load(&s->replied_us);
     if (gap_us < SPIN_WORTH_US)
@@ -125,7 +125,7 @@ static void spin_learn(struct session *s)
  * Reads a request without sleeping for it. 1: there is one in `buf`; 0: none came in time; -1: the
  * session is over.
  */
-static int watch(struct session *s, struct fuse_buf *buf)
+static int watch(struct loop *s, struct fuse_buf *buf)
 {
     int budget_us = spin_budget_us(s);
     int64_t replied_us = atomic_load(&s->replied_us);
@@ -151,7 +151,7 @@ static int watch(struct session *s, struct fuse_buf *buf)
     }
 }
 
-static void wake_guard(struct session *s)
+static void wake_guard(struct loop *s)
 {
     mutex_lock(&s->mutex);
     atomic_store(&s->guarding, true);
@@ -161,19 +161,19 @@ static void wake_guard(struct session *s)
 
 static void answer(struct worker *w, struct fuse_buf *buf, bool woken)
 {
-    struct session *s = w->session;
+    struct loop *s = w->session;
     atomic_fetch_add(&s->served, 1);
     if (atomic_load(&s->since_long) < SPIN_AFTER_LONG)
         atomic_fetch_add(&s->since_long, 1);
     if (woken && !atomic_load(&s->guarding))
         wake_guard(s);
     fuse_session_process_buf(s->se, buf);
-    session_long_end();
+    loop_long_end();
     atomic_store(&s->replied_us, mono_now().us);
 }
 
 /* True when woken to watch, false when it is over. */
-static bool sleep_until_needed(struct session *s)
+static bool sleep_until_needed(struct loop *s)
 {
     struct epoll_event ev;
     while (!atomic_load(&s->quitting) && !atomic_load(&s->ended)) {
@@ -185,7 +185,7 @@ static bool sleep_until_needed(struct session *s)
     return false;
 }
 
-static void tell_all(struct session *s)
+static void tell_all(struct loop *s)
 {
     uint64_t one = 1;
     if (write(s->wake_fd, &one, sizeof one) < 0)
@@ -198,7 +198,7 @@ static void tell_all(struct session *s)
 static void work(void *raw)
 {
     struct worker me = {.session = raw};
-    struct session *s = raw;
+    struct loop *s = raw;
     struct fuse_buf buf = {0};
     int got = 0;
     self = &me;
@@ -235,7 +235,7 @@ static void work(void *raw)
  */
 static void guard(void *raw)
 {
-    struct session *s = raw;
+    struct loop *s = raw;
     mutex_lock(&s->mutex);
     while (!atomic_load(&s->quitting) && !atomic_load(&s->ended)) {
         if (!atomic_load(&s->guarding)) {
@@ -254,20 +254,20 @@ static void guard(void *raw)
     mutex_unlock(&s->mutex);
 }
 
-static int add_to_epoll(struct session *s, int fd, uint32_t events)
+static int add_to_epoll(struct loop *s, int fd, uint32_t events)
 {
     struct epoll_event ev = {.events = events};
     return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &ev) ? err_from_errno(errno) : 0;
 }
 
-int session_open(struct session *s, struct fuse_session *se, unsigned workers)
+int loop_open(struct loop *s, struct fuse_session *se, unsigned workers)
 {
-    *s = (struct session){.se = se, .epoll_fd = -1, .wake_fd = -1};
+    *s = (struct loop){.se = se, .epoll_fd = -1, .wake_fd = -1};
     mutex_init(&s->mutex, RANK_LEAF);
     cond_init(&s->wake_guard);
-    s->worker_count = workers ? workers : SESSION_WORKERS_DEFAULT;
-    if (s->worker_count > SESSION_WORKERS_MAX)
-        s->worker_count = SESSION_WORKERS_MAX;
+    s->worker_count = workers ? workers : LOOP_WORKERS_DEFAULT;
+    if (s->worker_count > LOOP_WORKERS_MAX)
+        s->worker_count = LOOP_WORKERS_MAX;
     int fd = fuse_session_fd(se), rc;
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -282,11 +282,11 @@ int session_open(struct session *s, struct fuse_session *se, unsigned workers)
     return 0;
 
 err_after_init:
-    session_close(s);
+    loop_close(s);
     return rc;
 }
 
-int session_start(struct session *s)
+int loop_start(struct loop *s)
 {
     int rc = thread_start(&s->guard, "fuse-guard", guard, s);
     for (unsigned w = 0; w < s->worker_count && !rc; w++) {
@@ -297,20 +297,20 @@ int session_start(struct session *s)
     return rc;
 }
 
-void session_quit(struct session *s)
+void loop_quit(struct loop *s)
 {
     atomic_store(&s->quitting, true);
     tell_all(s);
 }
 
-void session_join(struct session *s)
+void loop_join(struct loop *s)
 {
     for (unsigned w = 0; w < s->worker_count; w++)
         thread_join(&s->workers[w]);
     thread_join(&s->guard);
 }
 
-void session_close(struct session *s)
+void loop_close(struct loop *s)
 {
     if (s->epoll_fd >= 0)
         close(s->epoll_fd);
