@@ -108,8 +108,9 @@ static void print_members(const json_t *info)
     {
         char behind[64] = "-", lag[HUMAN_SIZE] = "-", seen[HUMAN_SIZE + 8] = "never";
         char text[HUMAN_SIZE];
-        bool primary = strcmp(command_text(m, "role"), "primary") == 0;
         const json_t *seen_ms = json_object_get(m, "seen_ms");
+        const char *role = json_is_integer(seen_ms) ? command_text(m, "role") : "-";
+        bool primary = strcmp(role, "primary") == 0;
         /* Only a node that asks us for records tells how far it is. */
         if (number(m, "databases") > 0 && !primary) {
             int64_t n = number(m, "behind");
@@ -121,8 +122,8 @@ static void print_members(const json_t *info)
         }
         if (json_is_integer(seen_ms))
             snprintf(seen, sizeof seen, "%s ago", human_ms(json_integer_value(seen_ms), text));
-        table_add(&t, (const char *[]){command_text(m, "url"), command_text(m, "role"), behind, lag,
-                                       seen, is_true(m, "connected") ? "" : "not in contact"});
+        table_add(&t, (const char *[]){command_text(m, "url"), role, behind, lag, seen,
+                                       is_true(m, "connected") ? "" : "not in contact"});
     }
     putchar('\n');
     table_print(&t, stdout);

@@ -49,10 +49,10 @@ static void show_progress(struct ready *r, const struct node_status *s)
 
 static void say_waiting(struct ready *r, const struct node_status *s)
 {
-    if (!s->waiting_for[0] || mono_since_ms(r->said) < (r->waiting ? SAY_MS : 1000))
+    /* The cluster has said it once, when it began to wait. */
+    if (!s->waiting_for[0] || mono_since_ms(r->said) < SAY_MS)
         return;
     log_info("mount", "waiting for %s", s->waiting_for);
-    r->waiting = true;
     r->said = mono_now();
 }
 

@@ -23,7 +23,6 @@ struct ready {
     struct node *node;
     struct mono began;
     struct mono said;
-    bool waiting; /* it was said for what */
     struct progress progress;
     char what[160];
     bool in_progress;
