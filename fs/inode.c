@@ -346,7 +346,7 @@ struct inode *inode_find(struct inode_table *t, struct inode *parent, const char
     return i;
 }
 
-/* Writes the path back to front; returns where it starts, or an error. Under the mutex. */
+/* Writes the path back to front, ending before `at`; *start is where it begins. Under the mutex. */
 static int path_back(const struct inode_table *t, const struct inode *i, char *out, size_t at,
                      size_t *start)
 {
@@ -355,39 +355,25 @@ static int path_back(const struct inode_table *t, const struct inode *i, char *o
         if (!n)
             return -ERR_NOTFOUND;
         size_t len = strlen(n->text);
-        if (len + 1 > at)
+        bool in_folder = n->parent != t->root;
+        if (len + in_folder > at)
             return -ERR_LIMIT;
         at -= len;
         memcpy(out + at, n->text, len);
-        out[--at] = '/';
+        if (in_folder)
+            out[--at] = '/';
         i = n->parent;
     }
     *start = at;
     return 0;
 }
 
-int inode_child_path(struct inode_table *t, const struct inode *parent, const char *name, char *out,
-                     size_t size)
-{
-    size_t len = strlen(name) + 1, start = 0;
-    if (len + 1 > size)
-        return -ERR_LIMIT;
-    memcpy(out + size - len, name, len);
-    out[size - len - 1] = '/';
-    mutex_lock(&t->mutex);
-    int rc = path_back(t, parent, out, size - len - 1, &start);
-    mutex_unlock(&t->mutex);
-    if (!rc)
-        memmove(out, out + start + 1, size - start - 1);
-    return rc;
-}
-
 int inode_path(struct inode_table *t, const struct inode *i, char *out, size_t size)
 {
     size_t start = 0;
+    if (size < 2)
+        return -ERR_LIMIT;
     if (i == t->root) {
-        if (size < 2)
-            return -ERR_LIMIT;
         memcpy(out, ".", 2);
         return 0;
     }
@@ -396,7 +382,26 @@ int inode_path(struct inode_table *t, const struct inode *i, char *out, size_t s
     int rc = path_back(t, i, out, size - 1, &start);
     mutex_unlock(&t->mutex);
     if (!rc)
-        memmove(out, out + start + 1, size - start - 1);
+        memmove(out, out + start, size - start);
+    return rc;
+}
+
+int inode_child_path(struct inode_table *t, const struct inode *parent, const char *name, char *out,
+                     size_t size)
+{
+    size_t len = strlen(name) + 1, start = 0;
+    bool in_folder = parent != t->root;
+    if (len + in_folder > size)
+        return -ERR_LIMIT;
+    size_t at = size - len;
+    memcpy(out + at, name, len);
+    if (in_folder)
+        out[--at] = '/';
+    mutex_lock(&t->mutex);
+    int rc = path_back(t, parent, out, at, &start);
+    mutex_unlock(&t->mutex);
+    if (!rc)
+        memmove(out, out + start, size - start);
     return rc;
 }
 
