@@ -297,7 +297,7 @@ static int serve(struct daemon *d)
 {
     struct ready ready;
     int status = EXIT_SUCCESS;
-    ready_init(&ready, &d->role, d->store, d->node);
+    ready_init(&ready, d->config, &d->role, d->store, d->node);
     while (!ready_check(&ready))
         if (time_to_end(d, READY_LOOK_MS, &status))
             return status;

@@ -47,12 +47,27 @@ static void show_progress(struct ready *r, const struct node_status *s)
     progress_update(&r->progress, s->pages_done, s->pages_total);
 }
 
+/* Who was asked, if it is not in the sentence already. */
+static void list_peers(const struct config *c, const char *waiting_for, char *out, size_t n)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    if (strstr(waiting_for, "://"))
+        return;
+    for (size_t i = 0; i < c->peer_count && used < n; i++)
+        used += (size_t)snprintf(out + used, n - used, "%s%s", i ? ", " : " (asking ", c->peers[i]);
+    if (used > 0 && used < n)
+        snprintf(out + used, n - used, ")");
+}
+
 static void say_waiting(struct ready *r, const struct node_status *s)
 {
-    /* The cluster has said it once, when it began to wait. */
-    if (!s->waiting_for[0] || mono_since_ms(r->said) < SAY_MS)
+    char peers[512];
+    if (!s->waiting_for[0] || mono_since_ms(r->said) < (r->waiting ? SAY_MS : AWAY_MS))
         return;
-    log_info("mount", "waiting for %s", s->waiting_for);
+    list_peers(r->config, s->waiting_for, peers, sizeof peers);
+    log_info("mount", "waiting for %s%s", s->waiting_for, peers);
+    r->waiting = true;
     r->said = mono_now();
 }
 
@@ -80,9 +95,11 @@ static bool replica_ready(struct ready *r, const struct node_status *s)
     return true;
 }
 
-void ready_init(struct ready *r, struct role_state *role, struct store *store, struct node *node)
+void ready_init(struct ready *r, const struct config *config, struct role_state *role,
+                struct store *store, struct node *node)
 {
-    *r = (struct ready){.role = role, .store = store, .node = node, .began = mono_now()};
+    *r = (struct ready){
+        .config = config, .role = role, .store = store, .node = node, .began = mono_now()};
     r->said = r->began;
 }
 

@@ -8,6 +8,7 @@
 #include "ltx/base/clock.h"
 #include "ltx/role.h"
 #include "ltx/store.h"
+#include "tools/config.h"
 #include "tools/progress.h"
 
 /*
@@ -18,17 +19,20 @@
 #define READY_LOOK_MS 20
 
 struct ready {
+    const struct config *config;
     struct role_state *role;
     struct store *store;
     struct node *node;
     struct mono began;
     struct mono said;
+    bool waiting; /* it was said for what */
     struct progress progress;
     char what[160];
     bool in_progress;
 };
 
-void ready_init(struct ready *r, struct role_state *role, struct store *store, struct node *node);
+void ready_init(struct ready *r, const struct config *config, struct role_state *role,
+                struct store *store, struct node *node);
 /* Looks once, and tells what is being waited for; true when ready. One thread. */
 bool ready_check(struct ready *r);
 
