@@ -15,8 +15,8 @@
 #include "tools/http_client.h"
 #include "tools/names.h"
 
-/* The distribution's nng is not built with the sanitizer, which so cannot see how its reaper and its
- * users agree. */
+/* The distribution's nng is not built with the sanitizer, which so cannot see how its reaper and
+ * its users agree. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
