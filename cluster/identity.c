@@ -156,7 +156,7 @@ err:
 
 int identity_load(struct identity *id, int dirfd, char *why, size_t why_size)
 {
-    char *text;
+    char *text = NULL;
     int line, rv = read_file(dirfd, &text, why, why_size);
 
     if (rv == -ERR_NOTFOUND)

@@ -34,6 +34,10 @@ static void route(void *ctx, struct transport_request *r)
     struct msg_reader in;
     int rv = self_read(&n->self, r->data, r->len, &h, &in);
 
+    if (r->len > TRANSPORT_MESSAGE_MAX) {
+        route_bad(r, "too long for a message");
+        return;
+    }
     if (rv == -ERR_VERSION) {
         self_refuse(&n->self, r, rv, "this node speaks protocol version %d, not %u", MSG_VERSION,
                     h.version);
@@ -211,8 +215,8 @@ static void look_at_refused(struct node *n)
     refused = transport_refused(n->transport);
     if (refused > 0)
         log_warn("cluster",
-                 "%" PRIu64 " connections to %s brought bytes that are not ours, or too many, and "
-                 "were dropped",
+                 "%" PRIu64
+                 " connections to %s began with bytes that are not ours and were dropped",
                  refused, transport_url(n->transport));
 }
 
@@ -376,6 +380,17 @@ int node_start(struct node *n, char *why, size_t why_size)
     return rv;
 }
 
+/* A primary counts once commits may enter: who waits for it wants to write. */
+static bool has_role(struct node *n)
+{
+    if (role_get(n->self.role) != ROLE_PRIMARY)
+        return role_get(n->self.role) == ROLE_REPLICA;
+    if (role_enter(n->self.role) != 0)
+        return false;
+    role_leave(n->self.role);
+    return true;
+}
+
 int node_wait_role(struct node *n, int64_t timeout_ms)
 {
     struct mono begun = mono_now();
@@ -383,7 +398,7 @@ int node_wait_role(struct node *n, int64_t timeout_ms)
     for (;;) {
         uint64_t seen = feed_count(&n->self.role->changed);
         int64_t left = timeout_ms - mono_since_ms(begun);
-        if (role_get(n->self.role) != ROLE_STARTING)
+        if (has_role(n))
             return 0;
         if (left <= 0)
             return -ERR_TIMEOUT;

@@ -47,8 +47,8 @@ struct node_options {
 /* `why` receives a sentence for people on failure. */
 int node_open(struct node **out, const struct node_options *options, char *why, size_t why_size);
 int node_start(struct node *n, char *why, size_t why_size);
-/* Waits until the node is primary or replica, at most `timeout_ms`: -ERR_TIMEOUT. A replica that
- * still looks for its primary is one. */
+/* Waits until the node is primary, its gate open, or replica, at most `timeout_ms`: -ERR_TIMEOUT. A
+ * replica that still looks for its primary is one. */
 int node_wait_role(struct node *n, int64_t timeout_ms);
 void node_quit(struct node *n);
 void node_join(struct node *n);

@@ -361,10 +361,11 @@ static void lost(struct pull *p, int err)
     if (was || !p->complained || mono_since_ms(p->said) > 30000) {
         p->complained = true;
         p->said = mono_now();
-        log_warn("replica", "the primary %s: %s%s", f->url,
-                 p->call.answered && p->call.error.text[0] != '\0' ? p->call.error.text
-                                                                   : err_text(err),
-                 err == -ERR_UNREACHABLE || err == -ERR_TIMEOUT ? "; waiting for it" : "");
+        logger_line(err == -ERR_NOTPRIMARY ? LOGGER_INFO : LOGGER_WARN, "replica",
+                    "the primary %s: %s%s", f->url,
+                    p->call.answered && p->call.error.text[0] != '\0' ? p->call.error.text
+                                                                      : err_text(err),
+                    err == -ERR_UNREACHABLE || err == -ERR_TIMEOUT ? "; waiting for it" : "");
     }
     if (was)
         feed_wake(&f->self->wake);

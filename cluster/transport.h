@@ -58,9 +58,8 @@ void transport_drop(struct transport_request *r, bool bad);
 void transport_request_peer(const struct transport_request *r, char *out, size_t size);
 
 /*
- * Connections that ended because the bytes on them were not those of a peer, or too long, since the
- * last call. nng drops such a connection before any request is seen here. Takes a moment: not for a
- * hot path.
+ * Connections that ended since the last call because they did not begin as those of a peer do. nng
+ * drops them before anything is seen here. Takes a moment: not for a hot path.
  */
 uint64_t transport_refused(struct transport *t);
 

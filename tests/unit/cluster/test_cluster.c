@@ -143,8 +143,11 @@ static void a_late_replica_is_brought_up_by_pages(void **state)
         assert_int_equal(clusternode_write(p, "a", 4096, 1000 + (uint32_t)i, 10), 0);
     assert_true(clusternode_level(p, r, LONG_MS));
 
-    /* Away while the log is trimmed: the pages that differ come, not all of them. */
+    /* Away while the log is trimmed: the pages that differ come, not all of them. The primary keeps
+     * its log for a replica that was there a moment ago, so it restarts first. */
     clusternode_stop(r);
+    clusternode_stop(p);
+    clusternode_start(p, true);
     for (int i = 0; i < 30; i++)
         assert_int_equal(clusternode_write(p, "a", 4096, 1019, 5), 0);
     for (int i = 0; i < 20; i++)
@@ -155,7 +158,7 @@ static void a_late_replica_is_brought_up_by_pages(void **state)
     assert_true(clusternode_level(p, r, LONG_MS));
     node_status(r->node, s);
     received = s->bytes_received;
-    assert_true(received < 3u << 20);
+    assert_true(received > 0 && received < 3u << 20);
     free(s);
     drop_node(r);
     drop_node(p);
