@@ -10,6 +10,7 @@
 
 #include "fs/db/catalog.h"
 #include "fs/inode.h"
+#include "fs/warm.h"
 #include "ltx/role.h"
 
 /*
@@ -24,6 +25,7 @@ struct fs {
     uid_t uid;      /* the daemon's own */
     gid_t gid;
     struct inode_table inodes;
+    struct warmer warmer;
     /*
      * Names: shared while a path is in use, exclusive while something is renamed. Taken before any
      * mutex but those of fs/db, and never held over a call into fs/db other than catalog_get.

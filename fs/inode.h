@@ -41,6 +41,7 @@ struct inode {
     uint8_t info;      /* enum info_kind, 0 for a file of the tree */
     /* Something was made or removed in this folder that its next fsync must bring to disk. */
     atomic_bool unsynced;
+    _Atomic(off_t) warmed;    /* of a -wal: up to here its pages have been completed, see warm.h */
     uint64_t lookups;         /* table */
     uint32_t refs;            /* table */
     bool gone;                /* table: has lost its last link; no lookup finds it any more */

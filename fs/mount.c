@@ -153,6 +153,7 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
         free(m);
         return rc;
     }
+    warm_init(&m->fs.warmer, m->path);
     rc = do_mount(m, options, why, why_size);
     if (rc)
         mount_close(m);
@@ -170,6 +171,9 @@ int mount_start(struct mount *m)
     /* The first answer comes after the kernel and the workers have agreed on the protocol. */
     if (statfs(m->path, &st))
         return err_from_errno(errno);
+    rc = warm_start(&m->fs.warmer);
+    if (rc)
+        return rc;
     log_info("mount", "mounted on %s, %u workers", m->path, m->loop.worker_count);
     return 0;
 }
@@ -190,6 +194,7 @@ void mount_quit(struct mount *m)
                      err_text(rc), m->path);
     }
     m->mounted = false;
+    warm_stop(&m->fs.warmer);
     loop_quit(&m->loop);
 }
 
@@ -226,6 +231,7 @@ void mount_close(struct mount *m)
             close_device(m);
         fuse_session_destroy(m->se);
     }
+    warm_fini(&m->fs.warmer);
     fs_fini(&m->fs);
     free(m);
 }

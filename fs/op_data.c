@@ -74,6 +74,23 @@ static int write_backing(int fd, const char *data, size_t size, off_t off, size_
     return done ? 0 : err;
 }
 
+/* So much new in a -wal makes it worth to be read. */
+#define WARM_WORTH 65536
+
+/* The header of a -wal has been written: what lies behind it will be overwritten from now on. */
+static void wal_began(struct fs *fs, struct handle *h)
+{
+    struct stat st;
+    char path[PATH_MAX];
+    off_t warmed = atomic_load(&h->inode->warmed);
+    if (fstat(h->fd, &st) || st.st_size < warmed + WARM_WORTH)
+        return;
+    if (inode_path(&fs->inodes, h->inode, path, sizeof path))
+        return;
+    atomic_store(&h->inode->warmed, st.st_size);
+    warm_file(&fs->warmer, path, warmed & ~(off_t)4095);
+}
+
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
               struct fuse_file_info *fi)
 {
@@ -91,10 +108,13 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
         err = write_backing(h->fd, data, size, off, &written);
     if (!err && id && (rc = database_after_write(id->db, id->kind, h->own, off, written)))
         err = err_errno(rc);
-    if (err)
+    if (err) {
         fuse_reply_err(req, err);
-    else
-        fuse_reply_write(req, written);
+        return;
+    }
+    if (off == 0 && id && id->kind == FILE_WAL)
+        wal_began(fs, h);
+    fuse_reply_write(req, written);
 }
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
