@@ -26,6 +26,7 @@ static void rewind_cursor(struct capture_wal *w)
     w->cursor = w->captured;
     w->cursor_cksum[0] = w->captured_cksum[0];
     w->cursor_cksum[1] = w->captured_cksum[1];
+    w->cursor_unsealed = w->captured_unsealed;
 }
 
 /* The WAL begins anew. SQLite does that only after every frame was copied into the database file.
@@ -40,7 +41,8 @@ static void start_round(struct database *db, const struct wal_header *h)
     w->captured = 0;
     w->captured_cksum[0] = h->cksum[0];
     w->captured_cksum[1] = h->cksum[1];
-    w->written = 0;
+    w->captured_unsealed = false;
+    w->header_alone = w->overwritten = 0;
     w->chunk_count = 0;
     w->map_frames = 0;
     rewind_cursor(w);
@@ -50,7 +52,8 @@ void capture_wal_reset(struct database *db)
 {
     struct capture_wal *w = &db->wal;
     w->valid = false;
-    w->captured = w->cursor = w->written = 0;
+    w->captured = w->cursor = 0;
+    w->header_alone = w->overwritten = 0;
     w->chunk_count = w->map_frames = 0;
     w->index_behind = false;
 }
@@ -112,6 +115,46 @@ static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
     return 0;
 }
 
+/*
+ * An unsealed frame: its transaction goes on, unless it commits and nothing will seal it any more.
+ * SQLite then continues from the checksum before the frame that it meant to begin with.
+ */
+static bool unsealed_follows(struct database *db, struct wal_frame *f)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t page_size = w->header.page_size, n = w->cursor + 1;
+    uint8_t cksum[8];
+    if (f->commit == 0 || w->overwritten <= n || w->header_alone == n) {
+        f->commit = 0;
+        w->cursor_unsealed = true;
+        return true;
+    }
+    if (file_read(db->wal_fd, cksum, sizeof cksum,
+                  wal_frame_offset(page_size, w->overwritten - 1) + 16) != 0)
+        return false;
+    w->cursor_cksum[0] = get_be32(cksum);
+    w->cursor_cksum[1] = get_be32(cksum + 4);
+    w->cursor_unsealed = true;
+    return true;
+}
+
+/* Does the frame follow on the cursor? */
+static bool follows(struct database *db, const uint8_t *bytes, struct wal_frame *f)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t zero[2] = {0, 0};
+    if (wal_frame_check(&w->header, bytes, w->cursor_cksum, f)) {
+        w->cursor_unsealed = false;
+        return true;
+    }
+    if (w->cursor_unsealed && wal_frame_check(&w->header, bytes, zero, f)) {
+        memcpy(w->cursor_cksum, zero, sizeof zero);
+        w->cursor_unsealed = false;
+        return true;
+    }
+    return wal_frame_unsealed(bytes, f) && unsealed_follows(db, f);
+}
+
 /* Moves the cursor along the chain, at most to frame `upto`. 1: it stands on a commit frame, of a
  * database of *commit pages. 0: no commit yet. */
 static int scan(struct database *db, uint32_t upto, uint32_t *commit)
@@ -120,7 +163,7 @@ static int scan(struct database *db, uint32_t upto, uint32_t *commit)
     while (w->cursor < upto) {
         struct wal_frame f;
         const uint8_t *bytes = frame_bytes(db, w->cursor + 1, upto);
-        if (!bytes || !wal_frame_check(&w->header, bytes, w->cursor_cksum, &f))
+        if (!bytes || !follows(db, bytes, &f))
             return 0;
         int err = note_pgno(w, w->cursor - w->captured, f.pgno);
         if (err)
@@ -242,6 +285,8 @@ static int capture(struct database *db, uint32_t commit)
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
+        w->captured_unsealed = w->cursor_unsealed;
+        w->overwritten = 0;
     }
 leave:
     if (keys != few)
@@ -280,15 +325,56 @@ static int capture_up_to(struct database *db, uint32_t upto)
     return got;
 }
 
-/* Does a write from frame `first` to frame `last` deserve a look? Yes, if it may have put a commit
- * frame in place. */
+/* A frame that is appended sealed says that no earlier one waits for it. */
+static void appended(struct database *db, uint32_t frame)
+{
+    struct capture_wal *w = &db->wal;
+    uint8_t head[WAL_FRAME_HEADER_SIZE];
+    struct wal_frame f;
+    int64_t off = wal_frame_offset(w->header.page_size, frame);
+    if (file_read(db->wal_fd, head, sizeof head, off) == 0 && !wal_frame_unsealed(head, &f))
+        w->overwritten = 0;
+}
+
+/*
+ * What a write has completed: the last of its frames whose end was written, 0 if there is none. A
+ * header that is written alone may complete its frame, too: SQLite seals frames so (wal.h). Or its
+ * page is about to follow, and what lies there of an earlier round is the same: then it is captured
+ * now, and capture_wal_overwrites lets the page pass.
+ */
+static uint32_t completed(struct database *db, int64_t off, int64_t end, uint32_t *first)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t page_size = w->header.page_size;
+    uint32_t last = wal_frame_at(page_size, end - 1);
+    int64_t start = wal_frame_offset(page_size, last);
+    bool after_header = w->header_alone == last;
+    *first = wal_frame_at(page_size, off < WAL_HEADER_SIZE ? WAL_HEADER_SIZE : off);
+
+    if (off == start && end - off == WAL_FRAME_HEADER_SIZE) {
+        w->header_alone = last;
+        return last;
+    }
+    if (off == start + WAL_FRAME_HEADER_SIZE && !after_header &&
+        (w->overwritten == 0 || last < w->overwritten))
+        w->overwritten = last;
+    bool whole = end == wal_frame_offset(page_size, last + 1);
+    if (!whole && off > start)
+        return 0; /* a piece of its page: the rest comes */
+    w->header_alone = 0;
+    if (w->overwritten && whole && (after_header || off <= start))
+        appended(db, last);
+    if (!whole)
+        last--;
+    return last >= *first ? last : 0;
+}
+
+/* Is there a commit frame among them, perhaps? */
 static bool may_commit(struct database *db, uint32_t first, uint32_t last)
 {
     uint8_t commit[4];
-    if (last > db->wal.written)
-        return false; /* a header whose page is still to come */
-    if (last > first)
-        return true;
+    if (last == 0 || last > first)
+        return last > 0;
     return file_read(db->wal_fd, commit, sizeof commit,
                      wal_frame_offset(db->wal.header.page_size, last) + 4) != 0 ||
            get_be32(commit) != 0;
@@ -306,27 +392,24 @@ int capture_wal_written(struct database *db, int64_t off, size_t n)
     if (!w->valid || end <= WAL_HEADER_SIZE)
         return 0;
 
-    uint32_t page_size = w->header.page_size;
-    uint32_t first = wal_frame_at(page_size, off < WAL_HEADER_SIZE ? WAL_HEADER_SIZE : off);
-    uint32_t last = wal_frame_at(page_size, end - 1);
-    uint32_t whole = end == wal_frame_offset(page_size, last + 1) ? last : last - 1;
-    if (whole > w->written)
-        w->written = whole;
+    uint32_t first, last = completed(db, off, end, &first);
     w->chunk_count = 0;
     if (first <= w->cursor)
         rewind_cursor(w);
     if (w->map_frames >= first)
         w->map_frames = first - 1;
-    if (!may_commit(db, first, last))
-        return 0;
-    return capture_up_to(db, w->written);
+    return may_commit(db, first, last) ? capture_up_to(db, last) : 0;
 }
 
 bool capture_wal_overwrites(const struct database *db, int64_t off)
 {
     const struct capture_wal *w = &db->wal;
-    return w->valid && w->captured > 0 && off >= WAL_HEADER_SIZE &&
-           wal_frame_at(w->header.page_size, off) <= w->captured;
+    if (!w->valid || w->captured == 0 || off < WAL_HEADER_SIZE)
+        return false;
+    uint32_t frame = wal_frame_at(w->header.page_size, off);
+    bool page_follows =
+        frame == w->header_alone && off > wal_frame_offset(w->header.page_size, frame);
+    return frame < w->captured || (frame == w->captured && !page_follows);
 }
 
 int capture_wal_attach(struct database *db)
@@ -350,7 +433,6 @@ int capture_wal_attach(struct database *db)
         w->captured_cksum[1] = w->cursor_cksum[1];
     }
     rewind_cursor(w);
-    w->written = w->captured;
     return 0;
 }
 

@@ -25,10 +25,13 @@ struct capture_wal {
     struct wal_header header;
     uint32_t captured;          /* number of the last captured commit frame, 0 = none */
     uint32_t captured_cksum[2]; /* of the chain there */
+    bool captured_unsealed;     /* that frame is one without a checksum: see wal_frame_unsealed */
     uint32_t cursor;            /* last frame that was checked */
     uint32_t cursor_cksum[2];
-    uint32_t written; /* highest frame whose page was written since the last capture */
-    uint32_t *pgno;   /* of frames captured+1 .. cursor */
+    bool cursor_unsealed;
+    uint32_t header_alone; /* frame of which only the header was written, last of all; 0: none */
+    uint32_t overwritten;  /* lowest frame whose page the transaction has overwritten; 0: none */
+    uint32_t *pgno;        /* of frames captured+1 .. cursor */
     uint32_t pgno_cap;
     uint8_t *chunk; /* frames as read last, from number chunk_first */
     size_t chunk_cap;

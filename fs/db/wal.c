@@ -74,6 +74,14 @@ bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t 
     return true;
 }
 
+bool wal_frame_unsealed(const uint8_t *frame, struct wal_frame *out)
+{
+    static const uint8_t zeros[16];
+    out->pgno = get_be32(frame);
+    out->commit = get_be32(frame + 4);
+    return out->pgno != 0 && memcmp(frame + 8, zeros, sizeof zeros) == 0;
+}
+
 void wal_frame_build(const struct wal_header *h, uint8_t *frame, struct wal_frame f,
                      uint32_t cksum[2])
 {

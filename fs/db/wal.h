@@ -46,6 +46,15 @@ void wal_header_build(struct wal_header *h, uint8_t out[WAL_HEADER_SIZE]);
  */
 bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t cksum[2],
                      struct wal_frame *out);
+/*
+ * A frame whose salts and checksum are still zero. SQLite writes it so once it has overwritten the
+ * page of an earlier frame of the same transaction, and seals the frames from that one on when it
+ * commits, in order, beginning with the checksum that stands in the frame before it. If a savepoint
+ * was rolled back meanwhile that leaves gaps (seen with 3.40.1): frames before the overwritten one
+ * stay unsealed; and if the transaction ends before it, all of them do, the commit frame included,
+ * and the next transaction begins with whatever checksum stands before the overwritten frame.
+ */
+bool wal_frame_unsealed(const uint8_t *frame, struct wal_frame *out);
 /* Fills in the 24 bytes before a page, and moves cksum on. `frame` has room for header and page;
  * the page is there already. */
 void wal_frame_build(const struct wal_header *h, uint8_t *frame, struct wal_frame f,

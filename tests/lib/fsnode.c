@@ -208,6 +208,11 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name)
 
 /* ---- in place of the FUSE adapter ---- */
 
+/* With the environment variable TANDEMFS_TRACE set, each event is a line on stderr. */
+static const char *const op_name[] = {
+    "may open", "opened",  "before write", "after write",   "before truncate", "after truncate",
+    "sync",     "flushed", "released",     "before unlink", "after unlink"};
+
 struct told {
     struct database *db;
     enum file_kind kind;
@@ -297,8 +302,8 @@ int fsnode_listen(void *ctx, const struct tap_event *e)
     case TAP_AFTER_TRUNCATE: err = database_after_truncate(t->db, t->kind, false, e->off); break;
     case TAP_SYNC: err = sync_file(t, e->path); break;
     }
-    if (getenv("TAP_TRACE"))
-        fprintf(stderr, "tap %d %s off %lld n %zu: %s\n", (int)e->op, strrchr(e->path, '/'),
+    if (getenv("TANDEMFS_TRACE"))
+        fprintf(stderr, "%s %s off %lld n %zu: %s\n", op_name[e->op], strrchr(e->path, '/') + 1,
                 (long long)e->off, e->n, err_name(err));
     return err ? err_errno(err) : 0;
 }

@@ -24,7 +24,7 @@ struct tap_file {
 
 static tap_listener *listener;
 static void *listener_ctx;
-static bool killed;
+static bool killed, whole_sectors;
 static sqlite3_vfs *real_vfs;
 static sqlite3_vfs tap_vfs;
 
@@ -123,11 +123,11 @@ static int tap_sector_size(sqlite3_file *file)
     return tap_of(file)->real->pMethods->xSectorSize(tap_of(file)->real);
 }
 
-/* A FUSE filesystem is not one of those that SQLite trusts to write safely over power loss. */
 static int tap_characteristics(sqlite3_file *file)
 {
-    (void)file;
-    return 0;
+    struct tap_file *f = tap_of(file);
+    int all = f->real->pMethods->xDeviceCharacteristics(f->real);
+    return whole_sectors ? all & ~SQLITE_IOCAP_POWERSAFE_OVERWRITE : all;
 }
 
 static int tell_shm(struct tap_file *f, enum tap_op op)
@@ -280,6 +280,11 @@ void tapvfs_register(tap_listener *fn, void *ctx)
 void tapvfs_kill(void)
 {
     killed = true;
+}
+
+void tapvfs_whole_sectors(bool on)
+{
+    whole_sectors = on;
 }
 
 static int fcntl_by_description(int fd, int cmd, ...)

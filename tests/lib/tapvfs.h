@@ -2,6 +2,7 @@
 #ifndef TESTS_LIB_TAPVFS_H
 #define TESTS_LIB_TAPVFS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,10 @@ void tapvfs_register(tap_listener *listener, void *ctx);
 /* As if the process had been killed: nothing is written or told any more, every call fails. Until
  * the next tapvfs_register. */
 void tapvfs_kill(void);
+
+/* As on a disk that may damage the rest of a sector it writes (psow=0): SQLite then fills sectors,
+ * repeating the commit frame in the WAL. For files that are opened from now on. */
+void tapvfs_whole_sectors(bool on);
 
 /*
  * The locks of SQLite in this process become open-file-description locks, so that they exclude the
