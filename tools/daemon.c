@@ -140,10 +140,10 @@ static int start_mount(struct daemon *d)
     int err = explain(d, mount_open(&d->mount, &options, d->why, sizeof d->why), "mount");
     if (err)
         return err;
-    supervisor_mounted(&d->supervisor, c->mount);
     err = explain(d, mount_start(d->mount), "serve the mount");
     d->mount_started = !err;
     if (!err) {
+        supervisor_mounted(&d->supervisor, c->mount);
         err = explain(d, catalog_start(d->catalog), "start the databases");
         d->catalog_started = !err;
     }

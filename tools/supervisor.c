@@ -42,6 +42,7 @@ static void detach(const char *mountpoint)
 static _Noreturn void force_end(struct supervisor *s, int signo)
 {
     log_warn("mount", "%s once more: ending at once; the next start recovers", strsignal(signo));
+    guard_cut(&s->guard);
     detach(s->mountpoint);
     _exit(128 + signo);
 }
@@ -123,6 +124,8 @@ int supervisor_start(struct supervisor *s)
     s->wake_fd = eventfd(0, EFD_CLOEXEC);
     int err = s->signal_fd < 0 || s->wake_fd < 0 ? err_from_errno(errno) : 0;
     if (!err)
+        err = guard_start(&s->guard);
+    if (!err)
         err = thread_start(&s->thread, "signals", listen_for_signals, s);
     if (err)
         supervisor_stop(s);
@@ -134,6 +137,7 @@ void supervisor_stop(struct supervisor *s)
     uint64_t one = 1;
     if (s->thread.started && write(s->wake_fd, &one, sizeof one) == sizeof one)
         thread_join(&s->thread);
+    guard_stop(&s->guard);
     if (s->signal_fd >= 0)
         close(s->signal_fd);
     if (s->wake_fd >= 0)
@@ -164,6 +168,10 @@ void supervisor_mounted(struct supervisor *s, const char *mountpoint)
     mutex_lock(&s->mutex);
     snprintf(s->mountpoint, sizeof s->mountpoint, "%s", mountpoint);
     mutex_unlock(&s->mutex);
+    if (mountpoint[0])
+        guard_mounted(&s->guard, mountpoint);
+    else
+        guard_unmounted(&s->guard);
 }
 
 int supervisor_run(struct supervisor *s, char *const argv[], char *why, size_t why_size)

@@ -9,10 +9,12 @@
 
 #include "ltx/base/mutex.h"
 #include "ltx/base/thread.h"
+#include "tools/guard.h"
 
 /*
  * What makes the daemon end: signals, the end of the command it runs, a fatal finding of a part.
- * One thread reads the signals (signalfd), passes them on to the command and reaps it.
+ * One thread reads the signals (signalfd), passes them on to the command and reaps it. A guard sees
+ * to it that a daemon which is killed can end.
  *
  * supervisor_start before any other thread exists (it blocks the signals for all of them),
  * supervisor_wait as often as needed, supervisor_run, supervisor_ending, supervisor_stop.
@@ -30,6 +32,7 @@ enum supervisor_event {
 
 struct supervisor {
     struct thread thread;
+    struct guard guard;
     struct mutex mutex; /* guards all below */
     struct cond changed;
     sigset_t original; /* the mask before ours, for the command */
@@ -53,7 +56,7 @@ void supervisor_stop(struct supervisor *s);
  * ends. */
 enum supervisor_event supervisor_wait(struct supervisor *s, int64_t ms);
 
-/* From now on (or, with "", no longer) a forced end detaches this mount. */
+/* From now on (or, with "", no longer) a forced end detaches this mount, which answers already. */
 void supervisor_mounted(struct supervisor *s, const char *mountpoint);
 
 /* Starts the command, with the signal mask that the program was started with. `why` on failure. */

@@ -163,6 +163,54 @@ static void a_command_that_is_not_there_is_named(void **state)
     supervisor_stop(&s);
 }
 
+/* Whether the process still runs, by asking for a while. */
+static bool is_gone(pid_t pid)
+{
+    for (int ms = 0; ms < LIMIT_MS; ms += 10) {
+        char path[32], state = 0;
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+        FILE *f = fopen(path, "r");
+        if (!f)
+            return true;
+        if (fscanf(f, "%*d %*s %c", &state) != 1)
+            state = 'Z';
+        fclose(f);
+        if (state == 'Z')
+            return true; /* whoever inherited it has not looked yet */
+        usleep(10000);
+    }
+    return false;
+}
+
+static void the_guard_ends_with_its_daemon_however_that_ends(void **state)
+{
+    (void)state;
+    for (int killed = 0; killed < 2; killed++) {
+        int fds[2], status;
+        pid_t guard;
+        assert_int_equal(pipe(fds), 0);
+        fflush(NULL);
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            struct supervisor s;
+            if (supervisor_start(&s) != 0 ||
+                write(fds[1], &s.guard.pid, sizeof s.guard.pid) != sizeof s.guard.pid)
+                _exit(99);
+            if (killed)
+                raise(SIGKILL);
+            supervisor_stop(&s);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(read(fds[0], &guard, sizeof guard), sizeof guard);
+        assert_true(guard > 0);
+        assert_true(is_gone(guard));
+        close(fds[0]);
+        close(fds[1]);
+    }
+}
+
 static void the_first_fatal_sentence_is_kept(void **state)
 {
     struct supervisor s;
@@ -249,6 +297,7 @@ int main(void)
         cmocka_unit_test(a_second_signal_ends_at_once),
         cmocka_unit_test(a_command_that_does_not_end_is_killed),
         cmocka_unit_test(a_command_that_is_not_there_is_named),
+        cmocka_unit_test(the_guard_ends_with_its_daemon_however_that_ends),
         cmocka_unit_test(the_first_fatal_sentence_is_kept),
         cmocka_unit_test(a_data_folder_is_used_by_one_daemon),
         cmocka_unit_test(a_taken_port_is_told_before_anything_is_begun),

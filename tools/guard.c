@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How the death of the daemon is seen: it holds a robust mutex in memory that both share, and the
+ * kernel wakes the one who waits for it when the holding thread exits. That is before the exiting
+ * process lets go of its mappings and files, where it would hang. (The end of the process, as
+ * waitpid, a pidfd or a pipe tell it, comes after that: too late.)
+ */
+#include "tools/guard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ltx/base/err.h"
+
+struct guard_shared {
+    pthread_mutex_t alive;     /* held by the daemon while it lives */
+    _Atomic unsigned device;   /* minor number of the mount, which is the connection's; 0 = none */
+    char mountpoint[PATH_MAX]; /* written before `device` is set */
+};
+
+/* Is a mount of ours with that device still attached anywhere? Asks /proc, never the mount. */
+static int is_attached(unsigned device)
+{
+    char line[2 * PATH_MAX], want[32];
+    int found = 0;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    if (!f)
+        return 0;
+    snprintf(want, sizeof want, " 0:%u ", device);
+    while (!found && fgets(line, sizeof line, f))
+        found = strstr(line, want) && strstr(line, " - fuse.tandemfs ");
+    fclose(f);
+    return found;
+}
+
+/* The kernel's control file for the connection; its owner may use it, root or not. */
+static int abort_by_control(unsigned device)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", device);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, "1", 1);
+    close(fd);
+    return n == 1 ? 0 : -1;
+}
+
+static void cut(struct guard_shared *s)
+{
+    unsigned device = atomic_load(&s->device);
+    if (device == 0 || abort_by_control(device) == 0)
+        return;
+    /* A forced unmount aborts the connection first, and does so too where it then says "busy". */
+    if (is_attached(device))
+        umount2(s->mountpoint, MNT_FORCE);
+}
+
+static _Noreturn void watch(struct guard_shared *s)
+{
+    /* What is sent to the daemon and its whole group is not for this process. */
+    setsid();
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    prctl(PR_SET_NAME, "tandemfs-guard");
+    if (pthread_mutex_lock(&s->alive) == EOWNERDEAD)
+        cut(s);
+    _exit(0);
+}
+
+static int make_shared(struct guard_shared **out)
+{
+    pthread_mutexattr_t attr;
+    struct guard_shared *s =
+        mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (s == MAP_FAILED)
+        return err_from_errno(errno);
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&s->alive, &attr);
+    pthread_mutexattr_destroy(&attr);
+    *out = s;
+    return 0;
+}
+
+int guard_start(struct guard *g)
+{
+    *g = (struct guard){0};
+    int err = make_shared(&g->shared);
+    if (err)
+        return err;
+    pthread_mutex_lock(&g->shared->alive);
+    fflush(NULL);
+    g->pid = fork();
+    if (g->pid == 0)
+        watch(g->shared);
+    if (g->pid > 0)
+        return 0;
+    err = err_from_errno(errno);
+    guard_stop(g);
+    return err;
+}
+
+void guard_mounted(struct guard *g, const char *mountpoint)
+{
+    struct stat st;
+    if (!g->shared || stat(mountpoint, &st) != 0 || strlen(mountpoint) >= PATH_MAX)
+        return;
+    strcpy(g->shared->mountpoint, mountpoint);
+    atomic_store(&g->shared->device, minor(st.st_dev));
+}
+
+void guard_unmounted(struct guard *g)
+{
+    if (g->shared)
+        atomic_store(&g->shared->device, 0);
+}
+
+void guard_cut(struct guard *g)
+{
+    if (g->shared)
+        cut(g->shared);
+}
+
+void guard_stop(struct guard *g)
+{
+    if (!g->shared)
+        return;
+    pthread_mutex_unlock(&g->shared->alive);
+    if (g->pid > 0)
+        while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    munmap(g->shared, sizeof *g->shared);
+    *g = (struct guard){0};
+}

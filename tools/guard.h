@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TOOLS_GUARD_H
+#define TOOLS_GUARD_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/*
+ * A daemon that is killed while it has files of its own mount open cannot end: the kernel asks it,
+ * of all, to confirm each close (FUSE flush) and to take the dirty pages of its mappings, and waits
+ * for the answer without an end, the lock of the data folder still held. So a small process of its
+ * own watches, and when the daemon has died it cuts the kernel's connection to it: whatever waits,
+ * clients too, gets an error.
+ *
+ * guard_start before any thread exists, by the thread that lives longest; guard_mounted;
+ * guard_unmounted; guard_stop by the same thread.
+ */
+struct guard {
+    struct guard_shared *shared; /* with the process that watches */
+    pid_t pid;
+};
+
+int guard_start(struct guard *g);
+/* The mount answers, at this absolute path. */
+void guard_mounted(struct guard *g, const char *mountpoint);
+void guard_unmounted(struct guard *g);
+/* Cuts the connection now. Any thread; does nothing if there is no mount. */
+void guard_cut(struct guard *g);
+void guard_stop(struct guard *g); /* a zeroed guard is fine */
+
+#endif
