@@ -32,7 +32,8 @@ struct mount {
 /* What libfuse last said: the reason why it could not mount. Only mount_open looks at it. */
 static char libfuse_said[256];
 
-static void libfuse_log(enum fuse_log_level level, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void libfuse_log(enum fuse_log_level level,
+                                                              const char *fmt, va_list args)
 {
     char line[256];
     int n = vsnprintf(line, sizeof line, fmt, args);

@@ -162,17 +162,25 @@ int ops_info_stat(struct fs *fs, struct inode *i, struct stat *st)
     return 0;
 }
 
+/* A folder with the setgid bit gives its group to what is made in it. */
+static bool folder_gives_group(struct fs *fs, const char *path)
+{
+    char folder[PATH_MAX];
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    size_t len = slash ? (size_t)(slash - path) : 1;
+    memcpy(folder, slash ? path : ".", len);
+    folder[len] = 0;
+    return fstatat(fs->tree_dirfd, folder, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_mode & S_ISGID;
+}
+
 int ops_give_to_caller(fuse_req_t req, const char *path)
 {
     struct fs *fs = ops_fs(req);
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    struct stat st;
     if (fs->uid != 0 || (ctx->uid == fs->uid && ctx->gid == fs->gid))
         return 0;
-    if (fstatat(fs->tree_dirfd, path, &st, AT_SYMLINK_NOFOLLOW))
-        return errno;
-    /* A folder with the setgid bit has given the file its own group already. */
-    gid_t gid = st.st_gid == fs->gid ? ctx->gid : (gid_t)-1;
+    gid_t gid = folder_gives_group(fs, path) ? (gid_t)-1 : ctx->gid;
     if (fchownat(fs->tree_dirfd, path, ctx->uid, gid, AT_SYMLINK_NOFOLLOW))
         return errno;
     return 0;
