@@ -81,6 +81,11 @@ def status_tells_it_to_people_and_to_programs(scratch):
     need("127.0.0.1:1" in done.stderr, "it does not say where it asked: %s", done.stderr)
 
 
+def counters_aside(data):
+    """Without the change counter and the version of SQLite, which every writer sets anew."""
+    return data[:24] + data[28:92] + data[100:]
+
+
 @test(limit=90)
 def import_and_export_carry_databases_in_and_out(scratch):
     source = scratch.join("source.db")
@@ -89,10 +94,12 @@ def import_and_export_carry_databases_in_and_out(scratch):
         db.execute("CREATE TABLE t(a)")
         db.execute("WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n WHERE i < 5000) "
                    "INSERT INTO t SELECT randomblob(500) FROM n")
-    want = open(source, "rb").read()
+    with open(source, "rb") as f:
+        want = f.read()
     with Cluster(scratch, nodes=2) as c:
         c[0].cli("import", source, "in.db")
-        equal(check.same_everywhere(c, "in.db") == want, True, "what was imported comes out again")
+        equal(counters_aside(check.same_everywhere(c, "in.db")) == counters_aside(want), True,
+              "what was imported comes out again")
         # Over a database that is there and read.
         reader = clients.reader(scratch, c[1].db("app.db"), "--patient", "--pause", "0.01")
         clients.prepare(c[0], "app.db", "journal_mode=wal", "page_size=1024")

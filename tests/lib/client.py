@@ -111,14 +111,15 @@ def writer(args, stop):
         os.write(1, b"%d\n" % n)
         n += 1
         if args.pause:
-            time.sleep(args.pause)
+            time.sleep(args.pause * (0.5 + dice.random()))
     close_quietly(db)
     return {"retries": retries}
 
 
 def reader(args, stop):
     db, checks, retries, last = None, 0, 0, 0
-    while not stop.asked:
+    # At least one look, however short the time was.
+    while not stop.asked or not (checks or retries):
         try:
             if db is None:
                 db = open_database(args.paths[0], "ro")
@@ -171,6 +172,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     args = parser.parse_args()
     stop = Stop()
+    os.write(1, b"started\n")
     result = (writer if args.what == "writer" else reader)(args, stop)
     print(json.dumps(result), flush=True)
 

@@ -24,6 +24,7 @@ class Client:
             command += ["--tag", tag]
         with open(self.out, "wb") as out:
             self.process = scratch.popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        self.wait_text("started")
 
     def text(self):
         with open(self.out, errors="replace") as f:
@@ -67,6 +68,9 @@ class Client:
 
 
 def writers(scratch, paths, count, *options):
+    # SQLite's writers wait by sleeping: without a pause the one that has the lock takes it again, for seconds.
+    if count > 1 and "--pause" not in options:
+        options += ("--pause", "0.003")
     return [Client(scratch, "writer", paths, *options, tag="w%d" % i) for i in range(count)]
 
 
@@ -86,8 +90,9 @@ def need_rows(node, name, clients):
     """Every acknowledged row is there, on this node."""
     with contextlib.closing(sqlite3.connect("file:%s?mode=ro" % node.db(name), uri=True, timeout=20)) as db:
         for one in clients:
-            there = {n for n, in db.execute("SELECT n FROM acked WHERE tag = ?", (one.tag,))}
+            # First what was promised, then what is there: the writer may still be at work.
             acked = one.acked()
+            there = {n for n, in db.execute("SELECT n FROM acked WHERE tag = ?", (one.tag,))}
             need(acked, "writer %s has committed nothing:\n%s", one.tag, one.text()[-2000:])
             missing = [n for n in acked if n not in there]
             need(not missing, "%s: %d of %d acknowledged rows of %s are missing: %s", node.name, len(missing),

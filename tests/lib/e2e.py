@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the end-to-end tests and runs each in a process of its own, with a time limit."""
+import contextlib
 import glob
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from lib import case, scratch
 from lib.cluster import PROGRAM, TOP
 
 SKIPPED = 77
+RUNNING = set()
 
 
 def load(path):
@@ -59,11 +61,21 @@ def run(results, patterns, jobs, keep):
     workers = [threading.Thread(target=work) for _ in range(max(1, jobs))]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
-    for file, test in tests:
-        if test.alone:
-            _supervise(results, file, test, keep)
+    try:
+        for worker in workers:
+            worker.join()
+        for file, test in tests:
+            if test.alone:
+                _supervise(results, file, test, keep)
+    except KeyboardInterrupt:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        for process in list(RUNNING):
+            process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            worker.join()
+        raise
 
 
 def _supervise(results, file, test, keep):
@@ -74,6 +86,7 @@ def _supervise(results, file, test, keep):
                                cwd=place.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, start_new_session=True)
     place.record(process)
+    RUNNING.add(process)
     late = threading.Event()
 
     def end():
@@ -91,6 +104,7 @@ def _supervise(results, file, test, keep):
     reader = threading.Thread(target=lambda: output.append(process.stdout.read()), daemon=True)
     reader.start()
     status = process.wait()
+    RUNNING.discard(process)
     timer.cancel()
     seconds = time.monotonic() - began
     trouble = ""
