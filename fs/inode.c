@@ -201,7 +201,8 @@ static struct inode *new_inode(uint64_t dev, uint64_t ino, mode_t type)
     i->dev = dev;
     i->ino = ino;
     i->type = type & S_IFMT;
-    atomic_init(&i->unsynced, true);
+    atomic_init(&i->changes, 1); /* nobody knows what an earlier daemon left unsynced */
+    atomic_init(&i->synced, 0);
     atomic_init(&i->ident, NULL);
     return i;
 }

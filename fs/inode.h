@@ -39,8 +39,9 @@ struct inode {
     uint64_t dev, ino; /* backing; for an informational file: 0 and a number of ours */
     mode_t type;       /* S_IFMT bits */
     uint8_t info;      /* enum info_kind, 0 for a file of the tree */
-    /* Something was made or removed in this folder that its next fsync must bring to disk. */
-    atomic_bool unsynced;
+    /* A folder: names made or removed in it that its next fsync must bring to disk are counted,
+     * after the fact; `synced` of them are on disk. */
+    atomic_ulong changes, synced;
     _Atomic(off_t) warmed;    /* of a -wal: up to here its pages have been completed, see warm.h */
     uint64_t lookups;         /* table */
     uint32_t refs;            /* table */

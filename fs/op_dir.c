@@ -118,13 +118,16 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file
     struct fs *fs = ops_fs(req);
     struct inode *i = ops_inode(fs, ino);
     int rc = 0;
-    /* Cleared first: what is made during the sync belongs to the next one. */
-    if (atomic_exchange(&i->unsynced, false)) {
+    /* What another request is syncing at this moment is not on disk yet: it counts for nothing. */
+    unsigned long changes = atomic_load(&i->changes);
+    if (atomic_load(&i->synced) < changes) {
         loop_long_begin();
         rc = file_sync(dirfd(folder_of(fi)->stream));
         loop_long_end();
-        if (rc)
-            atomic_store(&i->unsynced, true);
+        unsigned long synced = atomic_load(&i->synced);
+        while (!rc && synced < changes &&
+               !atomic_compare_exchange_weak(&i->synced, &synced, changes))
+            ;
     }
     fuse_reply_err(req, rc ? err_errno(rc) : 0);
 }

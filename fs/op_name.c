@@ -144,7 +144,7 @@ static void make(fuse_req_t req, fuse_ino_t parent_ino, const char *name,
     if (!err)
         err = enter(fs, parent, name, path, &i, &st);
     fs_names_release(fs);
-    atomic_store(&parent->unsynced, true);
+    atomic_fetch_add(&parent->changes, 1);
     if (err)
         fuse_reply_err(req, err);
     else

@@ -203,9 +203,10 @@ void op_create(fuse_req_t req, fuse_ino_t parent_ino, const char *name, mode_t m
         return;
     }
     /* Recovery drops -wal and -shm: whether their names reach the disk does not matter. */
-    if (id->kind != FILE_WAL && id->kind != FILE_SHM)
-        atomic_store(&parent->unsynced, true);
+    bool matters = id->kind != FILE_WAL && id->kind != FILE_SHM;
     err = create_handle(req, parent, name, mode, fi->flags, id, &st, &h);
+    if (matters)
+        atomic_fetch_add(&parent->changes, 1);
     if (err) {
         fuse_reply_err(req, err);
         return;

@@ -53,7 +53,7 @@ static bool is_informational(struct fs *fs, const char *name, const char *path)
 static void removed_from(struct inode *parent, const struct ident *id)
 {
     if (!id || id->kind == FILE_MAIN)
-        atomic_store(&parent->unsynced, true);
+        atomic_fetch_add(&parent->changes, 1);
 }
 
 static int unlink_file(struct fs *fs, struct inode *parent, const char *name, struct found *f,
@@ -119,7 +119,7 @@ void op_rmdir(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
         inode_unnamed(&fs->inodes, parent, name, 0);
     fs_names_release(fs);
     if (!err)
-        atomic_store(&parent->unsynced, true);
+        atomic_fetch_add(&parent->changes, 1);
     fuse_reply_err(req, err);
 }
 
@@ -153,8 +153,8 @@ static int rename_names(struct fs *fs, struct inode *parent, const char *name,
     }
     fs_names_release(fs);
     if (!err) {
-        atomic_store(&parent->unsynced, true);
-        atomic_store(&to_parent->unsynced, true);
+        atomic_fetch_add(&parent->changes, 1);
+        atomic_fetch_add(&to_parent->changes, 1);
     }
     return err;
 }
