@@ -15,7 +15,7 @@
 /*
  * What the connection asks of the kernel. No POSIX or flock locks (the kernel keeps them), no
  * atomic O_TRUNC (a truncation always arrives as setattr, where it can be refused or captured), no
- * splice (measured: slower for pages), no check of mtime before each cached read.
+ * splice (two more system calls for a page), no check of mtime before each cached read.
  */
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
