@@ -7,10 +7,14 @@
 
 /*
  * The first 100 bytes of a SQLite database (https://www.sqlite.org/fileformat2.html, 1.3), as far
- * as they matter here: 0 16  "SQLite format 3" and a NUL 16  2  page size; 1 stands for 65,536 18
- * 1  write version: 1 rollback journal, 2 WAL 19  1  read version 24  4  change counter 28  4  size
- * in pages; trusted only if bytes 92..95 equal the change counter 92  4  "version valid for": the
- * change counter when the size was written
+ * as they matter here, big-endian:
+ *    0 16  "SQLite format 3" and a NUL
+ *   16  2  page size, bytes; 1 stands for 65,536
+ *   18  1  write version: 1 rollback journal, 2 WAL
+ *   19  1  read version
+ *   24  4  change counter
+ *   28  4  size in pages; trusted only if bytes 92..95 equal the change counter
+ *   92  4  "version valid for": the change counter when the size was written
  */
 #define HEADER_SIZE 100
 

@@ -7,13 +7,19 @@
 
 /*
  * SQLite's rollback journal (https://www.sqlite.org/fileformat2.html, 3; pager.c of SQLite),
- * big-endian. One or more segments, each starting at a multiple of the sector size: 0 8  magic d9
- * d5 05 f9 20 a1 63 d7; zero before the first sync and after a commit in PERSIST mode 8 4  number
- * of records; 0xffffffff: as many as fit into the rest of the file 12 4  nonce of the checksums 16
- * 4  size of the database before the transaction, pages 20 4  sector size 24 4  page size then,
- * after padding to the sector size, records of page number (4), page, checksum (4): the nonce plus
- * the bytes of the page at size-200, size-400, ... At the end of the file the name of a
- * super-journal may follow.
+ * big-endian. One or more segments, each starting at a multiple of the sector size:
+ *    0 8  magic d9 d5 05 f9 20 a1 63 d7; zero before the first sync, and after a commit in
+ *         PERSIST mode
+ *    8 4  number of records; 0xffffffff: as many as fit into the rest of the file
+ *   12 4  nonce of the checksums
+ *   16 4  size of the database before the transaction, pages
+ *   20 4  sector size, bytes
+ *   24 4  page size, bytes
+ * then, after padding to the sector size, the records:
+ *    0 4  page number
+ *    4 n  the page as it was
+ *  4+n 4  checksum: the nonce plus the bytes of the page at size-200, size-400, ...
+ * At the end of the file the name of a super-journal may follow.
  */
 #define JOURNAL_HEADER_SIZE 28
 #define JOURNAL_MAGIC "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"

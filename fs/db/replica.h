@@ -14,14 +14,16 @@ struct database;
 /*
  * One database of a replica as its applier sees it: an ordinary client of the own mount, and the
  * only one that may write. It belongs to the thread that runs replica_apply; no FUSE worker touches
- * it, and it takes the database's mutex never while it is in the mount.
+ * it, and it never takes the database's mutex while it is in the mount.
  *
- *   state        when                                                 how a record gets in
- *   CLOSED       nothing was applied yet                              -
- *   ROLLBACK     the file's header says so, or it does not exist      under PENDING/EXCLUSIVE, in
- * place WAL          the header says WAL                                  as a WAL writer: readers
- * keep their snapshots LEAVING      a record has left WAL mode, but readers still have   as a WAL
- * writer, until the last of them has closed the WAL open
+ *   state      when                                    how a record gets in
+ *   CLOSED     nothing was applied yet                 -
+ *   ROLLBACK   the file's header says so, or there     in place, under PENDING and EXCLUSIVE
+ *              is no file
+ *   WAL        the header says WAL                     as a WAL writer: readers keep their
+ *                                                      snapshots
+ *   LEAVING    a record has left WAL mode, but         as a WAL writer, until the last of them has
+ *              readers still have the WAL open         closed it
  */
 enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAVING };
 

@@ -7,12 +7,20 @@
 
 /*
  * SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, 4; wal.c of SQLite),
- * big-endian: header, 32 bytes 0 4  magic 0x377f0682, or ...83 if checksums read their input
- * big-endian 4 4  version 3007000 8 4  page size 12 4  checkpoint sequence number 16 8  salts 1 and
- * 2 24 8  checksum of the 24 bytes before frames, 24 bytes and a page each 0 4  page number 4 4
- * database size in pages if this frame commits, else 0 8 8  salts, as in the header; a frame with
- * others is left over from an earlier round 16 8  checksum of the header (first 24 bytes) and all
- * frames so far (first 8 bytes and page of each)
+ * big-endian:
+ *   header, 32 bytes
+ *      0 4  magic 0x377f0682, or ...83 if checksums read their input big-endian
+ *      4 4  version 3007000
+ *      8 4  page size, bytes
+ *     12 4  checkpoint sequence number
+ *     16 8  salts 1 and 2
+ *     24 8  checksum of the 24 bytes before
+ *   frames, 24 bytes and a page each
+ *      0 4  page number
+ *      4 4  database size in pages if this frame commits, else 0
+ *      8 8  salts as in the header; a frame with others is left over from an earlier round
+ *     16 8  checksum of the header (first 24 bytes) and of all frames so far (first 8 bytes and
+ *           page of each)
  */
 #define WAL_HEADER_SIZE 32
 #define WAL_FRAME_HEADER_SIZE 24

@@ -9,12 +9,17 @@
 
 /*
  * SQLite's wal-index, the shared memory in -shm (https://www.sqlite.org/walformat.html, 2; wal.c of
- * SQLite), in the byte order of the machine: 0 48  header; 48 48 the same again. Written second
- * copy first: a reader that finds them equal has a whole one 96  4  nBackfill: frames that a
- * checkpoint has copied into the database 100 20  five read marks 120  8  the lock bytes (locks.h)
+ * SQLite), in the byte order of the machine:
+ *     0 48  header
+ *    48 48  the same again; this copy is written first, so a reader that finds both equal has a
+ *           whole one
+ *    96  4  nBackfill: frames that a checkpoint has copied into the database
+ *   100 20  five read marks
+ *   120  8  the lock bytes (locks.h)
  *   128  4  nBackfillAttempted
- *   136     page numbers of frames 1..4062, then from 16384 on a hash table of 8192 16-bit slots
- * and from 32768 on blocks of the same size with 4096 page numbers each.
+ *   136     page numbers of frames 1..4062
+ * 16384     a hash table of 8192 16-bit slots for them
+ * 32768     blocks of the same size, with 4096 page numbers each
  *
  * The caller holds WAL_WRITE (LOCK_SHM_WRITE) around everything but walindex_read and
  * walindex_backfill.
