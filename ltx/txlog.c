@@ -449,10 +449,12 @@ int txlog_sync(struct txlog *t, uint64_t txid)
     int rc = 0;
     bool led = false;
     mutex_lock(&t->mutex);
+    /* What is appended while we wait is not waited for. */
+    if (txid > t->last.txid)
+        txid = t->last.txid;
     for (;;) {
-        /* What a rebase has replaced is of no more interest: everything there is will do. */
-        uint64_t want = txid < t->last.txid ? txid : t->last.txid;
-        if (t->durable.txid >= want)
+        /* What a rebase has replaced meanwhile is of no more interest. */
+        if (t->durable.txid >= (txid < t->last.txid ? txid : t->last.txid))
             break;
         if (t->failed) {
             rc = -ERR_IO;

@@ -56,7 +56,8 @@ static void found_drop(struct found *f, uint32_t n)
     for (uint32_t i = 0; i < n; i++)
         part_free(f->parts[i]);
     f->count -= n;
-    memmove(f->parts, f->parts + n, f->count * sizeof *f->parts);
+    if (n > 0 && f->count > 0)
+        memmove(f->parts, f->parts + n, f->count * sizeof *f->parts);
 }
 
 static void found_fini(struct found *f)
