@@ -37,6 +37,7 @@ static void start_round(struct database *db, const struct wal_header *h)
     if (w->captured > 0 && db->ledger)
         db->backed = ledger_last(db->ledger);
     w->valid = true;
+    w->refused = 0;
     w->header = *h;
     w->captured = 0;
     w->captured_cksum[0] = h->cksum[0];
@@ -318,6 +319,8 @@ static int capture_up_to(struct database *db, uint32_t upto)
         if (!err)
             continue;
         destroy_frame(db, frame);
+        w->refused = frame;
+        w->refused_why = err;
         w->chunk_count = 0;
         rewind_cursor(w);
         return err;
@@ -399,6 +402,17 @@ int capture_wal_written(struct database *db, int64_t off, size_t n)
     if (w->map_frames >= first)
         w->map_frames = first - 1;
     return may_commit(db, first, last) ? capture_up_to(db, last) : 0;
+}
+
+int capture_wal_may_write(struct database *db, int64_t off)
+{
+    struct capture_wal *w = &db->wal;
+    if (w->refused == 0)
+        return 0;
+    if (off > wal_frame_offset(w->header.page_size, w->refused))
+        return w->refused_why;
+    w->refused = 0;
+    return 0;
 }
 
 bool capture_wal_overwrites(const struct database *db, int64_t off)

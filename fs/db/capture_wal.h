@@ -39,6 +39,8 @@ struct capture_wal {
     uint32_t *map; /* for reading pages: see capture_wal_frame_of */
     uint32_t map_cap, map_frames;
     uint8_t map_salt[8];
+    uint32_t refused;  /* a commit frame that could not be captured, 0 = none */
+    int refused_why;   /* and the code that its writer got */
     bool index_behind; /* a writer died between its commit frame and its wal-index: see walfix.h */
 };
 
@@ -47,6 +49,13 @@ void capture_wal_fini(struct database *db);
 /* A write of n bytes at `off` reached the file. Captures every commit that is complete now. On
  * failure the commit frame has been destroyed in the file. */
 int capture_wal_written(struct database *db, int64_t off, size_t n);
+
+/*
+ * The kernel hands one write of SQLite's over in pieces. When the last piece of a commit frame is refused, SQLite sees a
+ * short write and repeats the rest of it: that must fail too, with the same code, until the frame is written from its
+ * start. 0, or that code.
+ */
+int capture_wal_may_write(struct database *db, int64_t off);
 
 /* Would a write at `off` change a frame that was captured? */
 bool capture_wal_overwrites(const struct database *db, int64_t off);
