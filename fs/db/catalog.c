@@ -248,8 +248,11 @@ static int adopt(void *ctx, const char *path)
     struct ledger_info info = {0};
     if (l)
         ledger_info(l, &info);
-    if (info.commit > 0 || !*catalog_journal_mode(c, path))
+    if (info.commit > 0)
         return 0;
+    int err = recover_stranger(c, path);
+    if (err || !*catalog_journal_mode(c, path))
+        return err;
     struct database *db = catalog_get(c, path);
     if (!db)
         return -ERR_NOMEM;

@@ -51,6 +51,7 @@ void follow_stop(struct follow *f); /* joins all threads, closes all handles on 
 
 /* recover.c */
 int recover_database(struct catalog *c, struct ledger *l);
+int recover_stranger(struct catalog *c, const char *path);
 
 /* tree.c: calls `visit` with the path of every regular file below the tree that is not a journal,
  * WAL or shared memory. */

@@ -133,8 +133,53 @@ static int before_main_write(struct database *db, size_t n)
     return err;
 }
 
+/* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback. */
+static int finish_journal(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool wanted = db->sync_wanted;
+    int err = capture_pages(db, CAPTURE_COMMIT);
+    if (!err) {
+        db->journal_hot = false;
+        db->sync_wanted = false;
+    }
+    mutex_unlock(&db->mutex);
+    if (!err && wanted)
+        err = sync_log(db);
+    return err;
+}
+
+/* The header, should the write take away what a rollback needs and the commit fail. */
+static void keep_journal_header(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    size_t got;
+    int fd;
+    memset(db->journal_header, 0, sizeof db->journal_header);
+    database_file_path(db, FILE_JOURNAL, path);
+    if (db->journal_hot && file_open(database_tree(db), path, O_RDONLY, 0, &fd) == 0) {
+        file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
+        file_close(fd);
+    }
+}
+
+static int before_journal_write(struct database *db, int64_t off, size_t n)
+{
+    if (off != 0)
+        return 0;
+    mutex_lock(&db->mutex);
+    /* PERSIST mode zeroes the header, and writes it whole (with its sector) or without its end for
+     * any other reason. The record comes first: once the header is gone nothing can be undone. */
+    bool finishes = db->journal_hot && n == JOURNAL_HEADER_SIZE;
+    if (!finishes)
+        keep_journal_header(db);
+    mutex_unlock(&db->mutex);
+    return finishes ? finish_journal(db) : 0;
+}
+
 int database_before_write(struct database *db, enum file_kind kind, bool own, int64_t off, size_t n)
 {
+    bool poke = false;
     int err = may_change(db, kind, own);
     if (err || own)
         return err;
@@ -142,37 +187,25 @@ int database_before_write(struct database *db, enum file_kind kind, bool own, in
     case FILE_MAIN: return before_main_write(db, n);
     case FILE_WAL:
         mutex_lock(&db->mutex);
-        if (capture_wal_overwrites(db, off)) {
+        err = capture_wal_may_write(db, off);
+        if (!err && capture_wal_overwrites(db, off)) {
             /* Its writer died before it told anybody; the settler brings the wal-index forward. */
             db->wal.index_behind = true;
             err = -ERR_IO;
+            poke = true;
         }
         mutex_unlock(&db->mutex);
-        if (err)
+        if (poke)
             catalog_poke(db->catalog);
         return err;
-    case FILE_JOURNAL:
-        if (off == 0) {
-            char path[DATABASE_PATH_MAX];
-            int fd;
-            mutex_lock(&db->mutex);
-            memset(db->journal_header, 0, sizeof db->journal_header);
-            database_file_path(db, FILE_JOURNAL, path);
-            size_t got;
-            if (db->journal_hot && file_open(database_tree(db), path, O_RDONLY, 0, &fd) == 0) {
-                file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
-                file_close(fd);
-            }
-            mutex_unlock(&db->mutex);
-        }
-        return 0;
+    case FILE_JOURNAL: return before_journal_write(db, off, n);
     default: return 0;
     }
 }
 
-/* A journal whose header was zeroed is finished: PERSIST mode commits here, or has rolled back. The
- * mutex is held. */
-static int journal_header_written(struct database *db)
+/* What the journal's header says now. If it was finished in another way than SQLite does it, what
+ * that means is made up for. The mutex is held. */
+static int journal_header_written(struct database *db, size_t n)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
@@ -182,6 +215,7 @@ static int journal_header_written(struct database *db)
         return err;
     bool was_hot = db->journal_hot;
     db->journal_hot = journal_is_hot(fd);
+    db->journal_finished = !db->journal_hot && n == JOURNAL_HEADER_SIZE;
     if (!db->journal_hot && was_hot) {
         err = capture_pages(db, CAPTURE_COMMIT);
         if (err) {
@@ -207,7 +241,7 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
     case FILE_JOURNAL:
         db->journal_finished = false;
         if (off == 0)
-            err = journal_header_written(db);
+            err = journal_header_written(db, n);
         finish = db->journal_finished;
         wanted = db->sync_wanted;
         if (finish)
@@ -231,20 +265,14 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
 
 /* ---- truncating ---- */
 
-/* TRUNCATE mode commits by cutting its journal to nothing. */
-static int finish_journal(struct database *db)
+/* After a commit that shrank the database the file follows: nothing new. */
+static bool follows_commit(struct database *db, int64_t size)
 {
-    mutex_lock(&db->mutex);
-    bool wanted = db->sync_wanted;
-    int err = capture_pages(db, CAPTURE_COMMIT);
-    if (!err) {
-        db->journal_hot = false;
-        db->sync_wanted = false;
-    }
-    mutex_unlock(&db->mutex);
-    if (!err && wanted)
-        err = sync_log(db);
-    return err;
+    struct ledger_info info;
+    if (!db->ledger)
+        return false;
+    ledger_info(db->ledger, &info);
+    return info.commit > 0 && size == (int64_t)info.commit * info.page_size;
 }
 
 int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size)
@@ -254,7 +282,7 @@ int database_before_truncate(struct database *db, enum file_kind kind, bool own,
         return err;
     if (kind == FILE_JOURNAL && size == 0)
         return finish_journal(db);
-    if (kind == FILE_MAIN)
+    if (kind == FILE_MAIN && !follows_commit(db, size))
         return before_main_write(db, 0);
     return 0;
 }
@@ -266,21 +294,18 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     if (own)
         return 0;
     mutex_lock(&db->mutex);
+    if (db->ledger)
+        ledger_info(db->ledger, &info);
     if (kind == FILE_WAL && size < WAL_HEADER_SIZE) {
         if (db->ledger && db->wal.captured > 0)
             db->backed = ledger_last(db->ledger);
         capture_wal_reset(db);
-    } else if (kind == FILE_MAIN && !is_checkpoint(db)) {
-        if (db->ledger)
-            ledger_info(db->ledger, &info);
-        /* After a commit that shrank the database the file follows: nothing new. */
-        if (info.commit == 0 || size != (int64_t)info.commit * info.page_size) {
-            db->dirty.size = true;
-            db->dirty.last_write = mono_now();
-            if (size == 0 || info.commit == 0)
-                db->dirty.all = true;
-            poke = true;
-        }
+    } else if (kind == FILE_MAIN && !is_checkpoint(db) && !follows_commit(db, size)) {
+        db->dirty.size = true;
+        db->dirty.last_write = mono_now();
+        if (size == 0 || info.commit == 0)
+            db->dirty.all = true;
+        poke = true;
     }
     mutex_unlock(&db->mutex);
     if (poke)

@@ -6,6 +6,7 @@
 
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/freelist.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -28,6 +29,7 @@
 
 struct playback {
     int fd;
+    bool hot; /* there was a journal to play back */
     struct dirty touched;
 };
 
@@ -53,13 +55,13 @@ static int play_journal_back(struct database *db, struct playback *p)
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     if (err)
         return err == -ERR_NOTFOUND ? 0 : err;
-    bool hot = journal_is_hot(fd);
-    if (hot)
+    p->hot = journal_is_hot(fd);
+    if (p->hot)
         err = journal_play_back(
             fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p},
             &pages);
     file_close(fd);
-    if (hot && !err)
+    if (p->hot && !err)
         log_info("recover",
                  "%s: %u pages of an unfinished transaction were put back from its journal",
                  db->path, pages);
@@ -89,6 +91,32 @@ static int remove_companions(struct database *db)
             err = remove_file(db, FILE_JOURNAL);
     }
     return err;
+}
+
+/* A database without records: its clients' last transaction may be unfinished all the same. */
+int recover_stranger(struct catalog *c, const char *path)
+{
+    struct playback p = {.fd = -1};
+    struct database *db = catalog_get(c, path);
+    if (!db)
+        return -ERR_NOMEM;
+    mutex_lock(&db->mutex);
+    int err = file_open(c->tree_dirfd, path, O_RDWR | O_NOFOLLOW, 0, &p.fd);
+    if (!err)
+        err = play_journal_back(db, &p);
+    if (!err && p.hot)
+        err = file_sync_data(p.fd);
+    if (!err && p.hot)
+        err = remove_file(db, FILE_JOURNAL);
+    if (err)
+        log_error("recover", "%s: its journal cannot be played back and is left as it is: %s", path,
+                  err_text(err));
+    dirty_fini(&p.touched);
+    file_close(p.fd);
+    database_close_files(db);
+    mutex_unlock(&db->mutex);
+    catalog_put(db);
+    return 0;
 }
 
 static int redo(struct database *db, int fd, const struct ledger_info *info, uint64_t *records)
@@ -144,17 +172,54 @@ static int read_whole(void *ctx, uint32_t pgno, void *page)
     return database_read_main(w->db, w->page_size, pgno, page);
 }
 
-/* Marks pages that differ from the ledger as dirty. */
+/* Marks a page that differs from the ledger as dirty. */
+static int compare_page(struct whole_file *w, uint32_t pgno, uint8_t *page)
+{
+    if (pgno == ltx_lock_pgno(w->page_size))
+        return 0;
+    int err = database_read_main(w->db, w->page_size, pgno, page);
+    if (!err && checksum_page(pgno, page, w->page_size) != ledger_page_sum(w->db->ledger, pgno))
+        dirty_add_page(&w->db->dirty, pgno);
+    return err;
+}
+
 static int compare_file(struct database *db, const struct ledger_info *info)
 {
+    struct whole_file w = {.db = db, .page_size = info->page_size};
     uint8_t *page = malloc(info->page_size);
     int err = page ? 0 : -ERR_NOMEM;
-    for (uint32_t pgno = 1; !err && pgno <= info->commit; pgno++) {
-        if (pgno == ltx_lock_pgno(info->page_size))
-            continue;
-        err = database_read_main(db, info->page_size, pgno, page);
-        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
-            dirty_add_page(&db->dirty, pgno);
+    for (uint32_t pgno = 1; !err && pgno <= info->commit; pgno++)
+        err = compare_page(&w, pgno, page);
+    free(page);
+    return err;
+}
+
+static int compare_leaf(void *ctx, uint32_t pgno)
+{
+    uint8_t page[LTX_MAX_PAGE_SIZE];
+    return compare_page(ctx, pgno, page);
+}
+
+/* A journal does not bring back the bytes of pages that were unused before its transaction. */
+static int take_in_unused_pages(struct database *db, const struct ledger_info *info)
+{
+    struct whole_file w = {.db = db, .page_size = info->page_size};
+    struct freelist_walk walk = {.read = read_whole, .visit = compare_leaf, .ctx = &w};
+    int err = freelist_leaves(walk, info->page_size, info->commit);
+    db->leftover = dirty_any(&db->dirty);
+    return err;
+}
+
+/* A commit that shrinks the database cuts the file only afterwards. Page 1 tells whether it did. */
+static int cut_tail(struct database *db, const struct ledger_info *info, int fd, int64_t *size)
+{
+    int64_t want = (int64_t)info->commit * info->page_size;
+    uint8_t *page = malloc(info->page_size);
+    int err = page ? database_read_main(db, info->page_size, 1, page) : -ERR_NOMEM;
+    if (!err && *size > want &&
+        checksum_page(1, page, info->page_size) == ledger_page_sum(db->ledger, 1)) {
+        err = file_truncate(fd, want);
+        *size = want;
     }
     free(page);
     return err;
@@ -162,19 +227,23 @@ static int compare_file(struct database *db, const struct ledger_info *info)
 
 /* The file was being changed without a journal when the daemon died: what it holds now is what its
  * clients see. */
-static int take_in_changes(struct database *db, const struct ledger_info *info, int64_t size)
+static int take_in_changes(struct database *db, const struct ledger_info *info, int fd,
+                           int64_t size)
 {
+    int err = cut_tail(db, info, fd, &size);
+    if (err)
+        return err;
     if (size != (int64_t)info->commit * info->page_size)
         db->dirty.all = true;
-    else if (compare_file(db, info) != 0)
-        return -ERR_IO;
+    else
+        err = compare_file(db, info);
     db->leftover = dirty_any(&db->dirty);
     if (db->leftover)
         log_warn("recover",
                  "%s: holds changes that have no record; they are recorded when this node is the "
                  "primary",
                  db->path);
-    return 0;
+    return err;
 }
 
 static int recover_deleted(struct database *db, const struct ledger_info *info)
@@ -216,13 +285,15 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (err)
         goto out;
     if (ledger_is_unclean(db->ledger) && records == 0) {
-        err = take_in_changes(db, info, size);
+        err = take_in_changes(db, info, p.fd, size);
     } else {
         int64_t want = (int64_t)info->commit * info->page_size;
         if (size != want)
             err = file_truncate(p.fd, want);
         if (!err)
             err = check_touched(db, info, &p.touched);
+        if (!err && p.hot)
+            err = take_in_unused_pages(db, info);
     }
     if (!err)
         err = file_sync_data(p.fd);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "fs/db/capture_pages.h"
 #include "fs/db/catalog_impl.h"
@@ -55,37 +56,73 @@ static void capture_quiet(struct database *db)
     file_close(fd);
 }
 
+/*
+ * Recovery plays a hot journal back: one whose transaction lies before S would undo what no record
+ * brings again. So S passes a commit only when its journal is finished on disk, too. -ERR_BUSY: it
+ * is not.
+ */
+static int sync_journal(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    database_file_path(db, FILE_JOURNAL, path);
+    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
+    if (err == -ERR_NOTFOUND) {
+        char *slash = strrchr(path, '/');
+        if (slash)
+            *slash = '\0';
+        return file_sync_dir(database_tree(db), slash ? path : ".");
+    }
+    if (err)
+        return err;
+    err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
+    file_close(fd);
+    return err;
+}
+
+/* Should S move? Then *backed says how far; *fd is the database file, -1 if there is none. */
+static bool recovery_position_due(struct database *db, bool now, struct position *backed, int *fd)
+{
+    struct ledger_info info;
+    char path[DATABASE_PATH_MAX];
+    *backed = db->backed;
+    if (!db->ledger || backed->txid == 0 || db->journal_hot)
+        return false;
+    ledger_info(db->ledger, &info);
+    if (position_equal(*backed, info.recovery) || backed->txid > info.last.txid)
+        return false;
+    if (!now && mono_since_ms(db->checkpointed) < CHECKPOINT_MS &&
+        txlog_bytes_after(ledger_log(db->ledger), info.recovery.txid) <= CHECKPOINT_BYTES)
+        return false;
+    if (info.commit == 0)
+        return true;
+    database_file_path(db, FILE_MAIN, path);
+    return file_open(database_tree(db), path, O_RDWR, 0, fd) == 0;
+}
+
 /* S moves to where the database file is; see ledger_checkpoint. */
 static void move_recovery_position(struct database *db, bool now)
 {
-    struct ledger_info info;
+    struct position backed;
+    int fd = -1;
     mutex_lock(&db->mutex);
-    struct position backed = db->backed;
-    bool due = false;
-    if (db->ledger && backed.txid > 0) {
-        ledger_info(db->ledger, &info);
-        due = !position_equal(backed, info.recovery) && backed.txid <= info.last.txid &&
-              (now || mono_since_ms(db->checkpointed) >= CHECKPOINT_MS ||
-               txlog_bytes_after(ledger_log(db->ledger), info.recovery.txid) > CHECKPOINT_BYTES);
-    }
-    int fd = -1, err = 0;
-    char path[DATABASE_PATH_MAX];
-    if (due && info.commit > 0) {
-        database_file_path(db, FILE_MAIN, path);
-        err = file_open(database_tree(db), path, O_RDWR, 0, &fd);
-    }
+    bool due = recovery_position_due(db, now, &backed, &fd);
     mutex_unlock(&db->mutex);
-    if (!due || err)
+    if (!due)
         return;
-    err = ledger_sync(db->ledger, backed.txid);
+    int err = sync_journal(db);
+    if (!err)
+        err = ledger_sync(db->ledger, backed.txid);
     if (!err && fd >= 0)
         err = file_sync_data(fd);
     file_close(fd);
     if (!err)
         err = ledger_checkpoint(db->ledger, backed);
+    if (err == -ERR_BUSY)
+        return; /* the next round tries again */
     if (err)
-        log_error("recover", "%s: the recovery position stays at TXID %llu: %s", db->path,
-                  (unsigned long long)info.recovery.txid, err_text(err));
+        log_error("recover", "%s: the recovery position stays before TXID %llu: %s", db->path,
+                  (unsigned long long)backed.txid, err_text(err));
     db->checkpointed = mono_now();
 }
 

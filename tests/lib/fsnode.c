@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
 #include "ltx/base/assert.h"
 #include "ltx/base/err.h"
 
@@ -168,6 +170,18 @@ void fsnode_follow(struct fsnode *n)
     role_close(&n->role, -ERR_NOTPRIMARY, 1000);
     role_set(&n->role, ROLE_REPLICA, role_epoch(&n->role), "");
     must(catalog_become_replica(n->catalog), "catalog_become_replica");
+}
+
+void fsnode_settle(struct fsnode *n)
+{
+    size_t count;
+    struct database **all = catalog_all(n->catalog, &count);
+    ASSERT(all != NULL, "a test has memory");
+    for (size_t i = 0; i < count; i++) {
+        all[i]->dirty.last_write = all[i]->checkpointed = (struct mono){0};
+        settle(all[i]);
+    }
+    catalog_put_all(all, count);
 }
 
 void fsnode_close(struct fsnode *n)

@@ -35,6 +35,8 @@ void fsnode_open(struct fsnode *n, const char *root, bool threads);
 void fsnode_lead(struct fsnode *n);   /* becomes the primary, the gate opens */
 void fsnode_follow(struct fsnode *n); /* becomes a replica */
 void fsnode_close(struct fsnode *n);
+/* What the settler does in one round, with all pauses over: for a node without threads. */
+void fsnode_settle(struct fsnode *n);
 
 /* For tapvfs_register; ctx is the node. */
 int fsnode_listen(void *ctx, const struct tap_event *e);

@@ -5,6 +5,7 @@ Each process that a test starts is recorded in the folder with its start time, s
 end what a crashed one left behind without ever touching a process that merely got the same number. Ports
 are taken below the range that the kernel hands out to clients, each with a lock file.
 """
+import contextlib
 import os
 import random
 import shutil
@@ -56,6 +57,30 @@ def unmount(point):
     return False
 
 
+def gone(recorded, limit):
+    """Waits until these processes have ended; false if some have not."""
+    end = time.monotonic() + limit
+    while True:
+        left = [pid for pid, started in recorded if alive(pid, started) and not _reap(pid)]
+        if not left or time.monotonic() > end:
+            return not left
+        time.sleep(0.01)
+
+
+def _reap(pid):
+    """True if it was a child of ours and has ended, or is somebody else's that has."""
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return True
+    except ChildProcessError:
+        pass
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as f:
+            return f.read().rsplit(b")", 1)[1].split()[0] == b"Z" and not os.listdir("/proc/%d/task" % pid)[1:]
+    except OSError:
+        return True
+
+
 def read_pids(path):
     try:
         with open(os.path.join(path, "pids")) as f:
@@ -64,23 +89,22 @@ def read_pids(path):
         return []
 
 
+def abort(path):
+    """Fails what the kernel still waits for at mounts below `path`: a process that hangs there can end."""
+    for point in mounts_below(path):
+        subprocess.run(["umount", "-f", point], stderr=subprocess.DEVNULL, check=False)
+
+
 def clean(path, keep=False):
     """Ends the recorded processes of a test folder, unmounts what is mounted below it, removes it."""
-    for pid, started in reversed(read_pids(path)):
-        if alive(pid, started):
-            try:
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            end = time.monotonic() + 5
-            while alive(pid, started) and time.monotonic() < end:
-                try:
-                    if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                        break
-                except ChildProcessError:
-                    pass
-                time.sleep(0.01)
+    recorded = [(pid, started) for pid, started in read_pids(path) if alive(pid, started)]
+    for pid, started in reversed(recorded):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGKILL)
+    if not gone(recorded, 3):
+        abort(path)
+        gone(recorded, 3)
     for point in mounts_below(path):
         unmount(point)
     if mounts_below(path):

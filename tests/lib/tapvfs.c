@@ -25,6 +25,7 @@ struct tap_file {
 static tap_listener *listener;
 static void *listener_ctx;
 static bool killed, whole_sectors;
+static uint64_t calls, last_call;
 static sqlite3_vfs *real_vfs;
 static sqlite3_vfs tap_vfs;
 
@@ -33,10 +34,16 @@ static struct tap_file *tap_of(sqlite3_file *f)
     return (struct tap_file *)(void *)f;
 }
 
+/* A system call is about to be made: is the process still alive? */
+static bool dead(void)
+{
+    if (!killed && ++calls == last_call)
+        killed = true;
+    return killed;
+}
+
 static int tell(struct tap_file *f, enum tap_op op, int64_t off, size_t n)
 {
-    if (killed)
-        return EIO;
     if (!f->path)
         return 0;
     struct tap_event e = {
@@ -47,10 +54,8 @@ static int tell(struct tap_file *f, enum tap_op op, int64_t off, size_t n)
 static int tap_close(sqlite3_file *file)
 {
     struct tap_file *f = tap_of(file);
-    if (!killed) {
-        (void)tell(f, TAP_FLUSHED, 0, 0);
-        (void)tell(f, TAP_RELEASED, 0, 0);
-    }
+    (void)tell(f, TAP_FLUSHED, 0, 0);
+    (void)tell(f, TAP_RELEASED, 0, 0);
     int rc = f->real->pMethods ? f->real->pMethods->xClose(f->real) : SQLITE_OK;
     free(f->path);
     return rc;
@@ -65,7 +70,7 @@ static int tap_read(sqlite3_file *file, void *buf, int n, sqlite3_int64 off)
 static int tap_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 off)
 {
     struct tap_file *f = tap_of(file);
-    int err = tell(f, TAP_BEFORE_WRITE, off, (size_t)n);
+    int err = dead() ? EIO : tell(f, TAP_BEFORE_WRITE, off, (size_t)n);
     if (!err && f->real->pMethods->xWrite(f->real, buf, n, off) != SQLITE_OK)
         err = EIO;
     if (!err)
@@ -76,7 +81,7 @@ static int tap_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 o
 static int tap_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
     struct tap_file *f = tap_of(file);
-    int err = tell(f, TAP_BEFORE_TRUNCATE, size, 0);
+    int err = dead() ? EIO : tell(f, TAP_BEFORE_TRUNCATE, size, 0);
     if (!err && f->real->pMethods->xTruncate(f->real, size) != SQLITE_OK)
         err = EIO;
     if (!err)
@@ -88,7 +93,7 @@ static int tap_sync(sqlite3_file *file, int flags)
 {
     struct tap_file *f = tap_of(file);
     (void)flags;
-    return tell(f, TAP_SYNC, 0, 0) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
+    return dead() || tell(f, TAP_SYNC, 0, 0) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
 }
 
 static int tap_file_size(sqlite3_file *file, sqlite3_int64 *size)
@@ -100,7 +105,7 @@ static int tap_file_size(sqlite3_file *file, sqlite3_int64 *size)
 static int tap_lock(sqlite3_file *file, int level)
 {
     struct tap_file *f = tap_of(file);
-    return killed ? SQLITE_IOERR_LOCK : f->real->pMethods->xLock(f->real, level);
+    return dead() ? SQLITE_IOERR_LOCK : f->real->pMethods->xLock(f->real, level);
 }
 
 static int tap_unlock(sqlite3_file *file, int level)
@@ -156,7 +161,7 @@ static int tap_shm_map(sqlite3_file *file, int region, int size, int extend, voi
 static int tap_shm_lock(sqlite3_file *file, int off, int n, int flags)
 {
     struct tap_file *f = tap_of(file);
-    return killed && (flags & SQLITE_SHM_LOCK)
+    return (flags & SQLITE_SHM_LOCK) && dead()
                ? SQLITE_IOERR_SHMLOCK
                : f->real->pMethods->xShmLock(f->real, off, n, flags);
 }
@@ -169,7 +174,7 @@ static void tap_shm_barrier(sqlite3_file *file)
 static int tap_shm_unmap(sqlite3_file *file, int remove)
 {
     struct tap_file *f = tap_of(file);
-    if (f->has_shm && !killed)
+    if (f->has_shm)
         (void)tell_shm(f, TAP_RELEASED);
     f->has_shm = false;
     return f->real->pMethods->xShmUnmap(f->real, killed ? 0 : remove);
@@ -210,7 +215,7 @@ static int tap_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
                                      SQLITE_OPEN_WAL | SQLITE_OPEN_SUPER_JOURNAL));
     f->path = watched ? strdup(name) : NULL;
     f->flags = open_flags(flags);
-    int err = tell(f, TAP_MAY_OPEN, 0, 0);
+    int err = dead() ? EIO : tell(f, TAP_MAY_OPEN, 0, 0);
     /* As the system's own VFS: what may not be written may still be read. */
     if (err == EACCES && (flags & SQLITE_OPEN_READWRITE)) {
         flags = (flags & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)) | SQLITE_OPEN_READONLY;
@@ -231,7 +236,7 @@ static int tap_delete(sqlite3_vfs *vfs, const char *name, int sync_dir)
 {
     struct tap_event e = {.op = TAP_BEFORE_UNLINK, .path = name};
     (void)vfs;
-    if (killed)
+    if (dead())
         return SQLITE_IOERR_DELETE;
     int there;
     if (real_vfs->xAccess(real_vfs, name, SQLITE_ACCESS_EXISTS, &there) == SQLITE_OK && !there)
@@ -264,6 +269,7 @@ void tapvfs_register(tap_listener *fn, void *ctx)
     listener = fn;
     listener_ctx = ctx;
     killed = false;
+    last_call = 0;
     if (tap_vfs.zName)
         return;
     tap_vfs = *real_vfs;
@@ -277,9 +283,20 @@ void tapvfs_register(tap_listener *fn, void *ctx)
     sqlite3_vfs_register(&tap_vfs, 0);
 }
 
-void tapvfs_kill(void)
+void tapvfs_kill_at(uint64_t call)
 {
-    killed = true;
+    calls = 0;
+    last_call = call;
+}
+
+bool tapvfs_killed(void)
+{
+    return killed;
+}
+
+uint64_t tapvfs_calls(void)
+{
+    return calls;
 }
 
 void tapvfs_whole_sectors(bool on)

@@ -39,9 +39,14 @@ typedef int tap_listener(void *ctx, const struct tap_event *e);
 
 /* Registers the VFS "tap" (not as the default). All files of all connections tell this listener. */
 void tapvfs_register(tap_listener *listener, void *ctx);
-/* As if the process had been killed: nothing is written or told any more, every call fails. Until
- * the next tapvfs_register. */
-void tapvfs_kill(void);
+/*
+ * As if the process were killed when it is about to make its n-th system call from now on that
+ * changes or locks a file (0: never): from then on every call fails, and nothing is told but the
+ * closing of its files. Until the next tapvfs_register. tapvfs_calls: how many there were.
+ */
+void tapvfs_kill_at(uint64_t call);
+bool tapvfs_killed(void);
+uint64_t tapvfs_calls(void);
 
 /* As on a disk that may damage the rest of a sector it writes (psow=0): SQLite then fills sectors,
  * repeating the commit frame in the WAL. For files that are opened from now on. */
