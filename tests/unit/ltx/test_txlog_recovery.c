@@ -14,6 +14,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "tests/lib/dice.h"
+#include "tests/lib/fault.h"
 #include "tests/lib/logworld.h"
 
 #define SEGMENT "log/00000001-0000000000000001.seg"
@@ -236,63 +237,15 @@ static void what_failed_to_be_published_is_not_found(void **state)
 }
 
 /* Each operation of a history fails once, at every place; the log is right after each. */
-static int countdown;
-static bool is_time(void)
-{
-    return countdown-- == 0;
-}
-static ssize_t sweep_pwrite(int fd, const void *data, size_t n, off_t off)
-{
-    if (!is_time())
-        return file_ops_system.pwrite(fd, data, n, off);
-    errno = EIO;
-    return -1;
-}
-static int sweep_fdatasync(int fd)
-{
-    if (!is_time())
-        return file_ops_system.fdatasync(fd);
-    errno = EIO;
-    return -1;
-}
-static int sweep_fallocate(int fd, int mode, off_t off, off_t len)
-{
-    if (!is_time())
-        return file_ops_system.fallocate(fd, mode, off, len);
-    errno = ENOSPC;
-    return -1;
-}
-static int sweep_openat(int dirfd, const char *path, int flags, mode_t mode)
-{
-    if (!is_time())
-        return file_ops_system.openat(dirfd, path, flags, mode);
-    errno = EMFILE;
-    return -1;
-}
-static int sweep_ftruncate(int fd, off_t size)
-{
-    if (!is_time())
-        return file_ops_system.ftruncate(fd, size);
-    errno = EIO;
-    return -1;
-}
-
 static void every_operation_may_fail_once(void **state)
 {
     (void)state;
-    struct file_ops ops = file_ops_system;
-    ops.pwrite = sweep_pwrite;
-    ops.fdatasync = sweep_fdatasync;
-    ops.fallocate = sweep_fallocate;
-    ops.openat = sweep_openat;
-    ops.ftruncate = sweep_ftruncate;
     int fault = 0;
     for (bool fired = true; fired; fault++) {
         struct world w;
         world_make(&w, 4096);
         int last = 0, synced = 0;
-        countdown = fault;
-        file_ops = &ops;
+        fault_arm(fault);
         for (int i = 1; i <= 20; i++) {
             /* Once more after a failure: only a log that has given up refuses again. */
             if (world_append_bytes(w.log, &w.records[i], 0) < 0 &&
@@ -302,8 +255,7 @@ static void every_operation_may_fail_once(void **state)
             if (i % 6 == 0 && txlog_sync(w.log, UINT64_MAX) == 0)
                 synced = i;
         }
-        file_ops = &file_ops_system;
-        fired = countdown < 0;
+        fired = fault_disarm();
         assert_int_equal(txlog_last(w.log).txid, last);
         assert_true(txlog_durable(w.log).txid >= (uint64_t)synced);
         assert_true(fired || last == 20);
