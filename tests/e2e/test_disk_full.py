@@ -61,9 +61,9 @@ def a_writer_on_a_full_disk_gets_sqlite_full(scratch, mode):
                         db.execute("ROLLBACK")
                 else:
                     raise AssertionError("the disk does not become full")
-                equal(db.execute("SELECT count(*) FROM acked").fetchone(), (n,), "rows after a full disk")
                 need(c[0].running(), "the daemon has ended")
                 os.unlink(filler)
+                equal(db.execute("SELECT count(*) FROM acked").fetchone(), (n,), "rows after a full disk")
                 insert(3)
                 filler = fill(disk, leave=1 << 20)
             os.unlink(filler)

@@ -17,8 +17,8 @@ def wait_roles(c, want, limit=20):
 
 
 def diverged_files(node):
-    return [os.path.join(folder, f) for folder, _, files in os.walk(os.path.join(node.data, "diverged"))
-            for f in files if f.endswith(".ltx")]
+    return sorted(os.path.join(folder, f) for folder, _, files in os.walk(os.path.join(node.data, "diverged"))
+                  for f in files if f.endswith(".ltx"))
 
 
 @test(limit=240, each=("wal", "delete"))

@@ -34,8 +34,12 @@ class Client:
         """Numbers of the rows whose COMMIT has returned. The last line may be cut while it runs."""
         return [int(line) for line in re.findall(r"^(\d+)\n", self.text(), re.M)]
 
+    def said(self):
+        """All but the numbers of its rows."""
+        return re.sub(r"(?m)^\d+\n", "", self.text())[-3000:]
+
     def check_alive(self):
-        need(self.process.poll() is None, "a client has ended early:\n%s", self.text()[-3000:])
+        need(self.process.poll() is None, "a client has ended early:\n%s", self.said())
 
     def wait_acked(self, more, limit=60):
         """Until so many more rows than now are acknowledged."""
@@ -44,8 +48,8 @@ class Client:
         def enough():
             self.check_alive()
             return len(self.acked()) >= have + more
-        wait_for(enough, limit, lambda: "a writer to commit %d rows; it has %d more" % (
-            more, len(self.acked()) - have), pause=0.02)
+        wait_for(enough, limit, lambda: "a writer to commit %d rows; it has %d more:\n%s" % (
+            more, len(self.acked()) - have, self.said()), pause=0.02)
 
     def wait_text(self, pattern, limit=30):
         return wait_for(lambda: re.search(pattern, self.text()), limit, lambda: "%s in %s" % (
@@ -61,9 +65,9 @@ class Client:
         try:
             status = self.process.wait(limit)
         except subprocess.TimeoutExpired:
-            raise AssertionError("a client does not end:\n%s" % self.text()[-1000:]) from None
+            raise AssertionError("a client does not end:\n%s" % self.said()) from None
         text = self.text()
-        need(status == 0, "a client failed (status %s):\n%s", status, text[-3000:])
+        need(status == 0, "a client failed (status %s):\n%s", status, self.said())
         return json.loads(text.strip().splitlines()[-1])
 
 
@@ -93,7 +97,7 @@ def need_rows(node, name, clients):
             # First what was promised, then what is there: the writer may still be at work.
             acked = one.acked()
             there = {n for n, in db.execute("SELECT n FROM acked WHERE tag = ?", (one.tag,))}
-            need(acked, "writer %s has committed nothing:\n%s", one.tag, one.text()[-2000:])
+            need(acked, "writer %s has committed nothing:\n%s", one.tag, one.said())
             missing = [n for n in acked if n not in there]
             need(not missing, "%s: %d of %d acknowledged rows of %s are missing: %s", node.name, len(missing),
                  len(acked), one.tag, missing[:10])
