@@ -27,6 +27,7 @@ static void rewind_cursor(struct capture_wal *w)
     w->cursor_cksum[0] = w->captured_cksum[0];
     w->cursor_cksum[1] = w->captured_cksum[1];
     w->cursor_unsealed = w->captured_unsealed;
+    w->gap = 0;
 }
 
 /* The WAL begins anew. SQLite does that only after every frame was copied into the database file.
@@ -43,7 +44,7 @@ static void start_round(struct database *db, const struct wal_header *h)
     w->captured_cksum[0] = h->cksum[0];
     w->captured_cksum[1] = h->cksum[1];
     w->captured_unsealed = false;
-    w->header_alone = w->overwritten = 0;
+    w->header_alone = w->overwritten = w->broken = 0;
     w->chunk_count = 0;
     w->map_frames = 0;
     rewind_cursor(w);
@@ -54,7 +55,7 @@ void capture_wal_reset(struct database *db)
     struct capture_wal *w = &db->wal;
     w->valid = false;
     w->captured = w->cursor = 0;
-    w->header_alone = w->overwritten = 0;
+    w->header_alone = w->overwritten = w->broken = 0;
     w->chunk_count = w->map_frames = 0;
     w->index_behind = false;
 }
@@ -125,6 +126,8 @@ static bool unsealed_follows(struct database *db, struct wal_frame *f)
     struct capture_wal *w = &db->wal;
     uint32_t page_size = w->header.page_size, n = w->cursor + 1;
     uint8_t cksum[8];
+    if (w->gap == 0)
+        w->gap = n;
     if (f->commit == 0 || w->overwritten <= n || w->header_alone == n) {
         f->commit = 0;
         w->cursor_unsealed = true;
@@ -288,6 +291,9 @@ static int capture(struct database *db, uint32_t commit)
         w->captured_cksum[1] = w->cursor_cksum[1];
         w->captured_unsealed = w->cursor_unsealed;
         w->overwritten = 0;
+        if (w->broken == 0)
+            w->broken = w->gap;
+        w->gap = 0;
     }
 leave:
     if (keys != few)
@@ -424,6 +430,16 @@ bool capture_wal_overwrites(const struct database *db, int64_t off)
     bool page_follows =
         frame == w->header_alone && off > wal_frame_offset(w->header.page_size, frame);
     return frame < w->captured || (frame == w->captured && !page_follows);
+}
+
+void capture_wal_mended(struct database *db, const uint32_t cksum[2])
+{
+    struct capture_wal *w = &db->wal;
+    memcpy(w->captured_cksum, cksum, sizeof w->captured_cksum);
+    w->captured_unsealed = false;
+    w->broken = 0;
+    w->chunk_count = 0;
+    rewind_cursor(w);
 }
 
 int capture_wal_attach(struct database *db)

@@ -30,6 +30,8 @@ struct capture_wal {
     uint32_t cursor_cksum[2];
     bool cursor_unsealed;
     uint32_t header_alone; /* frame of which only the header was written, last of all; 0: none */
+    uint32_t gap;          /* lowest unsealed frame up to the cursor; 0: none */
+    uint32_t broken;       /* lowest unsealed frame that was captured; 0: none. See walfix.h */
     uint32_t overwritten;  /* lowest frame whose page the transaction has overwritten; 0: none */
     uint32_t *pgno;        /* of frames captured+1 .. cursor */
     uint32_t pgno_cap;
@@ -39,6 +41,8 @@ struct capture_wal {
     uint32_t *map; /* for reading pages: see capture_wal_frame_of */
     uint32_t map_cap, map_frames;
     uint8_t map_salt[8];
+    bool synced;       /* the client has synced since the last commit was captured */
+    bool sync_follows; /* it did so after the commit before, so it will again */
     uint32_t refused;  /* a commit frame that could not be captured, 0 = none */
     int refused_why;   /* and the code that its writer got */
     bool index_behind; /* a writer died between its commit frame and its wal-index: see walfix.h */
@@ -62,6 +66,10 @@ bool capture_wal_overwrites(const struct database *db, int64_t off);
 
 /* The file is gone or empty: the next header starts anew. */
 void capture_wal_reset(struct database *db);
+
+/* Frames up to `captured` have been given new checksums, the last of them this one; they are whole.
+ */
+void capture_wal_mended(struct database *db, const uint32_t cksum[2]);
 
 /* Takes what is in the file as captured (this node becomes the primary: all of it came from
  * records). */

@@ -237,7 +237,10 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
         return 0;
     mutex_lock(&db->mutex);
     switch (kind) {
-    case FILE_WAL: err = capture_wal_written(db, off, n); break;
+    case FILE_WAL:
+        err = capture_wal_written(db, off, n);
+        poke = db->wal.broken > 0;
+        break;
     case FILE_JOURNAL:
         db->journal_finished = false;
         if (off == 0)
@@ -331,6 +334,28 @@ static int sync_main(struct database *db, int fd)
     if (err || transaction_open)
         return err; /* the end of the journal syncs */
     return log_holds_it ? sync_log(db) : file_sync_data(fd);
+}
+
+bool database_is_synced(struct database *db, enum file_kind kind)
+{
+    mutex_lock(&db->mutex);
+    struct ledger *l = kind == FILE_WAL && db->wal.valid ? db->ledger : NULL;
+    if (l)
+        db->wal.synced = true;
+    mutex_unlock(&db->mutex);
+    return l && ledger_durable(l).txid >= ledger_last(l).txid;
+}
+
+void database_replied(struct database *db, enum file_kind kind)
+{
+    if (kind != FILE_WAL)
+        return;
+    mutex_lock(&db->mutex);
+    struct ledger *l = db->wal.sync_follows ? db->ledger : NULL;
+    db->wal.sync_follows = false;
+    mutex_unlock(&db->mutex);
+    if (l)
+        (void)ledger_sync(l, ledger_last(l).txid); /* the client's own sync meets a failure */
 }
 
 int database_sync(struct database *db, enum file_kind kind, bool own, int fd)

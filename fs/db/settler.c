@@ -141,7 +141,7 @@ void settle(struct database *db)
     mutex_lock(&db->mutex);
     bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid &&
                  mono_since_ms(db->dirty.last_write) >= PAUSE_MS;
-    bool behind = primary && db->wal.index_behind;
+    bool behind = primary && (db->wal.index_behind || db->wal.broken > 0);
     mutex_unlock(&db->mutex);
     if (quiet)
         capture_quiet(db);

@@ -10,9 +10,12 @@
 #include "fs/db/locks.h"
 #include "fs/db/own.h"
 #include "fs/db/walindex.h"
+#include "ltx/base/bytes.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
+
+/* ---- a wal-index that is behind ---- */
 
 /* What was captured, copied out: the own mount must not be touched under the database's mutex. */
 struct captured {
@@ -79,38 +82,143 @@ out:
     return err;
 }
 
-void walfix(struct database *db)
+/* ---- frames without checksums ---- */
+
+/* Whose frames are given new checksums, and where to begin. */
+struct mending {
+    struct wal_header header;
+    uint32_t first, last;
+    uint32_t cksum[2];
+};
+
+static bool what_to_mend(struct database *db, struct mending *m)
+{
+    struct capture_wal *w = &db->wal;
+    mutex_lock(&db->mutex);
+    m->header = w->header;
+    m->first = w->broken;
+    m->last = w->captured;
+    memcpy(m->cksum, w->header.cksum, sizeof m->cksum);
+    bool needed = w->valid && w->broken > 0;
+    mutex_unlock(&db->mutex);
+    return needed;
+}
+
+static int seal_frames(int fd, struct mending *m)
+{
+    uint32_t page_size = m->header.page_size;
+    size_t size = (size_t)wal_frame_size(page_size);
+    uint8_t head[WAL_FRAME_HEADER_SIZE], *frame = malloc(size);
+    int err = frame ? 0 : -ERR_NOMEM;
+    if (!err && m->first > 1) {
+        err = file_read(fd, head, sizeof head, wal_frame_offset(page_size, m->first - 1));
+        m->cksum[0] = get_be32(head + 16);
+        m->cksum[1] = get_be32(head + 20);
+    }
+    for (uint32_t f = m->first; !err && f <= m->last; f++) {
+        err = file_read(fd, frame, size, wal_frame_offset(page_size, f));
+        if (err)
+            break;
+        struct wal_frame is = {.pgno = get_be32(frame), .commit = get_be32(frame + 4)};
+        wal_frame_build(&m->header, frame, is, m->cksum);
+        err = file_write(fd, frame, WAL_FRAME_HEADER_SIZE, wal_frame_offset(page_size, f));
+    }
+    free(frame);
+    return err;
+}
+
+/* The next writer continues from the checksum that stands in the wal-index. */
+static int publish_checksum(struct walindex *index, const struct mending *m)
+{
+    struct walindex_header h;
+    int err = walindex_read(index, &h);
+    if (err == -ERR_BUSY)
+        return 0; /* SQLite builds it from the file, which is right now */
+    if (err || h.mx_frame != m->last || memcmp(h.salt, m->header.salt, sizeof h.salt) != 0)
+        return err;
+    memcpy(h.frame_cksum, m->cksum, sizeof h.frame_cksum);
+    return walindex_publish(index, &h);
+}
+
+/* No frame is added meanwhile: WAL_WRITE is held, or nobody has a wal-index (`index` is NULL). */
+static int mend(struct database *db, struct walindex *index)
 {
     char path[DATABASE_PATH_MAX];
-    struct walindex index;
+    struct mending m;
     int fd;
-
-    snprintf(path, sizeof path, "%s/%s-shm", catalog_mountpoint(db->catalog), db->path);
+    if (!what_to_mend(db, &m))
+        return 0;
+    snprintf(path, sizeof path, "%s/%s-wal", catalog_mountpoint(db->catalog), db->path);
     own_enter();
     int err = file_open(AT_FDCWD, path, O_RDWR | O_NOFOLLOW, 0, &fd);
     own_leave();
-    if (err == -ERR_NOTFOUND) { /* nobody shares it: the next connection builds it from the file */
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    err = seal_frames(fd, &m);
+    file_close(fd);
+    if (!err) {
+        mutex_lock(&db->mutex);
+        capture_wal_mended(db, m.cksum);
+        mutex_unlock(&db->mutex);
+        err = index ? publish_checksum(index, &m) : 0;
+    }
+    if (!err)
+        log_debug("capture", "%s-wal: frames %u to %u have checksums now", db->path, m.first,
+                  m.last);
+    return err;
+}
+
+/* ---- both ---- */
+
+/* SHARED: a connection with exclusive locks has no wal-index to lock, and nobody else may write
+ * then. */
+static int open_database(struct database *db, int *fd)
+{
+    char path[DATABASE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", catalog_mountpoint(db->catalog), db->path);
+    own_enter();
+    int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, fd);
+    own_leave();
+    return err ? err : lock_database_shared(*fd);
+}
+
+static int fix_with_index(struct database *db, int shm_fd)
+{
+    struct walindex index;
+    walindex_init(&index, shm_fd);
+    int err = lock_exclusive(shm_fd, LOCK_SHM_WRITE, 1);
+    if (!err) {
+        err = mend(db, &index);
+        if (!err)
+            err = bring_forward(db, &index);
+        lock_release(shm_fd, LOCK_SHM_WRITE, 1);
+    }
+    walindex_fini(&index);
+    return err;
+}
+
+void walfix(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int main_fd = -1, shm_fd = -1;
+
+    int err = open_database(db, &main_fd);
+    if (!err) {
+        snprintf(path, sizeof path, "%s/%s-shm", catalog_mountpoint(db->catalog), db->path);
+        own_enter();
+        err = file_open(AT_FDCWD, path, O_RDWR | O_NOFOLLOW, 0, &shm_fd);
+        own_leave();
+        /* Nobody shares it: the next connection builds it from the file. */
+        err = err == -ERR_NOTFOUND ? mend(db, NULL) : err ? err : fix_with_index(db, shm_fd);
+    }
+    if (!err || err == -ERR_NOTFOUND) {
         mutex_lock(&db->mutex);
         db->wal.index_behind = false;
         mutex_unlock(&db->mutex);
-        return;
+    } else if (err != -ERR_BUSY) {
+        log_error("capture", "%s: its WAL cannot be brought in line with what was captured: %s",
+                  db->path, err_text(err));
     }
-    if (err)
-        return;
-    walindex_init(&index, fd);
-    err = lock_exclusive(fd, LOCK_SHM_WRITE, 1);
-    if (!err) {
-        err = bring_forward(db, &index);
-        if (!err) {
-            mutex_lock(&db->mutex);
-            db->wal.index_behind = false;
-            mutex_unlock(&db->mutex);
-        }
-        lock_release(fd, LOCK_SHM_WRITE, 1);
-    }
-    if (err && err != -ERR_BUSY)
-        log_error("capture", "%s: its wal-index cannot be brought forward: %s", db->path,
-                  err_text(err));
-    walindex_fini(&index);
-    file_close(fd);
+    file_close(shm_fd);
+    file_close(main_fd);
 }

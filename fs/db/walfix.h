@@ -5,11 +5,18 @@
 struct database;
 
 /*
+ * Two states of a WAL in which SQLite does not see, or would not see again, what was captured:
+ *
  * A writer that is killed after its commit frame but before it has entered the frames in the
- * wal-index leaves a transaction that was captured and that SQLite does not see. This brings the
- * wal-index forward, as a writer would, so that what was captured is what SQLite sees. Leaves
- * db->wal.index_behind set if it could not look (a writer is at work): then it is called again.
- * Uses the own mount: never from a FUSE worker, and not with the database's mutex held.
+ * wal-index leaves a transaction that was captured and that SQLite does not see
+ * (db->wal.index_behind). The wal-index is brought forward, as a writer would do it.
+ *
+ * Frames that SQLite has forgotten to seal (wal.h) are in use as long as the wal-index lives; when
+ * it is built anew from the file, it ends before the first of them (db->wal.broken). They and all
+ * frames after them are given checksums.
+ *
+ * What cannot be done now, because a writer is at work, stays marked: then it is called again. Uses
+ * the own mount: never from a FUSE worker, and not with the database's mutex held.
  */
 void walfix(struct database *db);
 

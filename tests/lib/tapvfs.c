@@ -19,6 +19,7 @@ struct tap_file {
     void *told; /* the listener's */
     void *told_shm;
     bool has_shm;
+    bool survivor;      /* of a process that is not killed */
     sqlite3_file *real; /* follows this struct in memory */
 };
 
@@ -27,7 +28,7 @@ static void *listener_ctx;
 static bool killed, whole_sectors;
 static uint64_t calls, last_call;
 static sqlite3_vfs *real_vfs;
-static sqlite3_vfs tap_vfs;
+static sqlite3_vfs tap_vfs, tap_survivor_vfs;
 
 static struct tap_file *tap_of(sqlite3_file *f)
 {
@@ -35,11 +36,16 @@ static struct tap_file *tap_of(sqlite3_file *f)
 }
 
 /* A system call is about to be made: is the process still alive? */
-static bool dead(void)
+static bool dies(bool survivor)
 {
-    if (!killed && ++calls == last_call)
+    if (!survivor && !killed && ++calls == last_call)
         killed = true;
-    return killed;
+    return killed && !survivor;
+}
+
+static bool is_dead(const struct tap_file *f)
+{
+    return killed && !f->survivor;
 }
 
 static int tell(struct tap_file *f, enum tap_op op, int64_t off, size_t n)
@@ -64,13 +70,13 @@ static int tap_close(sqlite3_file *file)
 static int tap_read(sqlite3_file *file, void *buf, int n, sqlite3_int64 off)
 {
     struct tap_file *f = tap_of(file);
-    return killed ? SQLITE_IOERR_READ : f->real->pMethods->xRead(f->real, buf, n, off);
+    return is_dead(f) ? SQLITE_IOERR_READ : f->real->pMethods->xRead(f->real, buf, n, off);
 }
 
 static int tap_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 off)
 {
     struct tap_file *f = tap_of(file);
-    int err = dead() ? EIO : tell(f, TAP_BEFORE_WRITE, off, (size_t)n);
+    int err = dies(f->survivor) ? EIO : tell(f, TAP_BEFORE_WRITE, off, (size_t)n);
     if (!err && f->real->pMethods->xWrite(f->real, buf, n, off) != SQLITE_OK)
         err = EIO;
     if (!err)
@@ -81,7 +87,7 @@ static int tap_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 o
 static int tap_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
     struct tap_file *f = tap_of(file);
-    int err = dead() ? EIO : tell(f, TAP_BEFORE_TRUNCATE, size, 0);
+    int err = dies(f->survivor) ? EIO : tell(f, TAP_BEFORE_TRUNCATE, size, 0);
     if (!err && f->real->pMethods->xTruncate(f->real, size) != SQLITE_OK)
         err = EIO;
     if (!err)
@@ -93,19 +99,19 @@ static int tap_sync(sqlite3_file *file, int flags)
 {
     struct tap_file *f = tap_of(file);
     (void)flags;
-    return dead() || tell(f, TAP_SYNC, 0, 0) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
+    return dies(f->survivor) || tell(f, TAP_SYNC, 0, 0) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
 }
 
 static int tap_file_size(sqlite3_file *file, sqlite3_int64 *size)
 {
     struct tap_file *f = tap_of(file);
-    return killed ? SQLITE_IOERR_FSTAT : f->real->pMethods->xFileSize(f->real, size);
+    return is_dead(f) ? SQLITE_IOERR_FSTAT : f->real->pMethods->xFileSize(f->real, size);
 }
 
 static int tap_lock(sqlite3_file *file, int level)
 {
     struct tap_file *f = tap_of(file);
-    return dead() ? SQLITE_IOERR_LOCK : f->real->pMethods->xLock(f->real, level);
+    return dies(f->survivor) ? SQLITE_IOERR_LOCK : f->real->pMethods->xLock(f->real, level);
 }
 
 static int tap_unlock(sqlite3_file *file, int level)
@@ -148,7 +154,7 @@ static int tell_shm(struct tap_file *f, enum tap_op op)
 static int tap_shm_map(sqlite3_file *file, int region, int size, int extend, void volatile **out)
 {
     struct tap_file *f = tap_of(file);
-    if (killed)
+    if (is_dead(f))
         return SQLITE_IOERR_SHMMAP;
     int rc = f->real->pMethods->xShmMap(f->real, region, size, extend, out);
     if (rc == SQLITE_OK && !f->has_shm) {
@@ -161,7 +167,7 @@ static int tap_shm_map(sqlite3_file *file, int region, int size, int extend, voi
 static int tap_shm_lock(sqlite3_file *file, int off, int n, int flags)
 {
     struct tap_file *f = tap_of(file);
-    return (flags & SQLITE_SHM_LOCK) && dead()
+    return (flags & SQLITE_SHM_LOCK) && dies(f->survivor)
                ? SQLITE_IOERR_SHMLOCK
                : f->real->pMethods->xShmLock(f->real, off, n, flags);
 }
@@ -177,7 +183,7 @@ static int tap_shm_unmap(sqlite3_file *file, int remove)
     if (f->has_shm)
         (void)tell_shm(f, TAP_RELEASED);
     f->has_shm = false;
-    return f->real->pMethods->xShmUnmap(f->real, killed ? 0 : remove);
+    return f->real->pMethods->xShmUnmap(f->real, is_dead(f) ? 0 : remove);
 }
 
 static const sqlite3_io_methods tap_methods = {
@@ -209,13 +215,13 @@ static int open_flags(int flags)
 static int tap_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out)
 {
     struct tap_file *f = tap_of(file);
-    (void)vfs;
-    *f = (struct tap_file){.real = (sqlite3_file *)(void *)(f + 1)};
+    *f = (struct tap_file){.real = (sqlite3_file *)(void *)(f + 1),
+                           .survivor = vfs == &tap_survivor_vfs};
     bool watched = name && (flags & (SQLITE_OPEN_MAIN_DB | SQLITE_OPEN_MAIN_JOURNAL |
                                      SQLITE_OPEN_WAL | SQLITE_OPEN_SUPER_JOURNAL));
     f->path = watched ? strdup(name) : NULL;
     f->flags = open_flags(flags);
-    int err = dead() ? EIO : tell(f, TAP_MAY_OPEN, 0, 0);
+    int err = dies(f->survivor) ? EIO : tell(f, TAP_MAY_OPEN, 0, 0);
     /* As the system's own VFS: what may not be written may still be read. */
     if (err == EACCES && (flags & SQLITE_OPEN_READWRITE)) {
         flags = (flags & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)) | SQLITE_OPEN_READONLY;
@@ -235,8 +241,7 @@ static int tap_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
 static int tap_delete(sqlite3_vfs *vfs, const char *name, int sync_dir)
 {
     struct tap_event e = {.op = TAP_BEFORE_UNLINK, .path = name};
-    (void)vfs;
-    if (dead())
+    if (dies(vfs == &tap_survivor_vfs))
         return SQLITE_IOERR_DELETE;
     int there;
     if (real_vfs->xAccess(real_vfs, name, SQLITE_ACCESS_EXISTS, &there) == SQLITE_OK && !there)
@@ -281,6 +286,9 @@ void tapvfs_register(tap_listener *fn, void *ctx)
     tap_vfs.xAccess = tap_access;
     tap_vfs.xFullPathname = tap_full_path;
     sqlite3_vfs_register(&tap_vfs, 0);
+    tap_survivor_vfs = tap_vfs;
+    tap_survivor_vfs.zName = "tap-survivor";
+    sqlite3_vfs_register(&tap_survivor_vfs, 0);
 }
 
 void tapvfs_kill_at(uint64_t call)

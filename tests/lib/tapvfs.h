@@ -37,7 +37,8 @@ struct tap_event {
 
 typedef int tap_listener(void *ctx, const struct tap_event *e);
 
-/* Registers the VFS "tap" (not as the default). All files of all connections tell this listener. */
+/* Registers the VFSs "tap" and "tap-survivor" (not as the default), which differ only in that
+ * tapvfs_kill_at does not concern the second. All files of all connections tell this listener. */
 void tapvfs_register(tap_listener *listener, void *ctx);
 /*
  * As if the process were killed when it is about to make its n-th system call from now on that

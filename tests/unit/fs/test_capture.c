@@ -116,6 +116,8 @@ static void run(struct sqlwork work, unsigned count)
         if (rc != SQLITE_OK)
             fail_msg("%s: %s", w.work.last, sqlite3_errmsg(w.work.db));
         look(&w, "app.db");
+        if (dice_below(4) == 0)
+            fsnode_settle(&node);
     }
     sql_check(w.work.db);
     sql_close(w.work.db);
