@@ -115,6 +115,8 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
     if (off == 0 && id && id->kind == FILE_WAL)
         wal_began(fs, h);
     fuse_reply_write(req, written);
+    if (id && !h->own)
+        database_replied(id->db, id->kind);
 }
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
@@ -128,6 +130,10 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_in
     }
     const struct ident *id = ident_of(fs, h->inode);
     int rc;
+    if (id && database_is_synced(id->db, id->kind)) {
+        fuse_reply_err(req, 0);
+        return;
+    }
     loop_long_begin();
     if (id)
         rc = database_sync(id->db, id->kind, h->own, h->fd);

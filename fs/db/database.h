@@ -63,6 +63,18 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
  * included if needed. */
 int database_sync(struct database *db, enum file_kind kind, bool own, int fd);
 
+/*
+ * Is a sync of that file answered at once, because the log holds everything and is on disk? Otherwise database_sync takes
+ * as long as the disk.
+ */
+bool database_is_synced(struct database *db, enum file_kind kind);
+
+/*
+ * After the reply to a write: a client that syncs after each commit will do so again in a moment, and the log may as well
+ * be synced meanwhile. May take as long as the disk.
+ */
+void database_replied(struct database *db, enum file_kind kind);
+
 /* Around unlink. For a journal this is where a DELETE-mode transaction commits; for a
  * super-journal, where all of its databases do. `path` is the file's path below the mount. */
 int database_before_unlink(struct database *db, enum file_kind kind, const char *path, bool own);
