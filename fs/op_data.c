@@ -13,6 +13,7 @@
 #include "fs/loop.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/ledger.h"
 
 /* Bytes in and out. op_write is the path of a commit: nothing here that it does not need. */
 
@@ -114,9 +115,11 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
     }
     if (off == 0 && id && id->kind == FILE_WAL)
         wal_began(fs, h);
+    /* After the reply the handle may be gone. */
+    struct ledger *l = id && !h->own ? database_sync_follows(id->db, id->kind) : NULL;
     fuse_reply_write(req, written);
-    if (id && !h->own)
-        database_replied(id->db, id->kind);
+    if (l)
+        (void)ledger_sync(l, ledger_last(l).txid); /* a failure meets the client's own sync */
 }
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)

@@ -106,14 +106,20 @@ void database_released(struct database *db, enum file_kind kind, int flags, bool
 
 /* ---- writing ---- */
 
-/* So that the commit cannot meet a full disk after the journal has told SQLite that all is well. */
+/*
+ * So that the commit cannot meet a full disk after the journal has told SQLite that all is well.
+ * Once a writer knows that there is no room it rolls back, and for that it must write.
+ */
 static int reserve(struct database *db, size_t n)
 {
     uint64_t pages = db->dirty.len + 16;
     uint32_t page_size = database_page_size(db);
-    return db->ledger
-               ? txlog_reserve(ledger_log(db->ledger), (int64_t)(pages * (page_size + 64u) + n))
-               : 0;
+    if (!db->ledger)
+        return 0;
+    int err = txlog_reserve(ledger_log(db->ledger), (int64_t)(pages * (page_size + 64u) + n));
+    bool known = db->full;
+    db->full = err == -ERR_NOSPACE;
+    return db->full && known ? 0 : err;
 }
 
 static int before_main_write(struct database *db, size_t n)
@@ -346,16 +352,15 @@ bool database_is_synced(struct database *db, enum file_kind kind)
     return l && ledger_durable(l).txid >= ledger_last(l).txid;
 }
 
-void database_replied(struct database *db, enum file_kind kind)
+struct ledger *database_sync_follows(struct database *db, enum file_kind kind)
 {
     if (kind != FILE_WAL)
-        return;
+        return NULL;
     mutex_lock(&db->mutex);
     struct ledger *l = db->wal.sync_follows ? db->ledger : NULL;
     db->wal.sync_follows = false;
     mutex_unlock(&db->mutex);
-    if (l)
-        (void)ledger_sync(l, ledger_last(l).txid); /* the client's own sync meets a failure */
+    return l;
 }
 
 int database_sync(struct database *db, enum file_kind kind, bool own, int fd)

@@ -17,6 +17,7 @@
  * in the tree has one. Whether it is one is decided by its content when a commit is captured.
  */
 struct database;
+struct ledger;
 
 enum file_kind {
     FILE_MAIN,    /* a database, or a file that is none */
@@ -70,10 +71,11 @@ int database_sync(struct database *db, enum file_kind kind, bool own, int fd);
 bool database_is_synced(struct database *db, enum file_kind kind);
 
 /*
- * After the reply to a write: a client that syncs after each commit will do so again in a moment, and the log may as well
- * be synced meanwhile. May take as long as the disk.
+ * After a write: a client that syncs after each commit will do so again in a moment, and the log
+ * may as well be synced while it gets its reply. The ledger to sync, which outlives the database, or
+ * NULL.
  */
-void database_replied(struct database *db, enum file_kind kind);
+struct ledger *database_sync_follows(struct database *db, enum file_kind kind);
 
 /* Around unlink. For a journal this is where a DELETE-mode transaction commits; for a
  * super-journal, where all of its databases do. `path` is the file's path below the mount. */
