@@ -179,6 +179,11 @@ int mount_start(struct mount *m)
     return 0;
 }
 
+int mount_device(const struct mount *m)
+{
+    return fuse_session_fd(m->se);
+}
+
 bool mount_ended(struct mount *m)
 {
     return atomic_load(&m->loop.ended);

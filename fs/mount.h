@@ -37,6 +37,10 @@ int mount_check(const char *mountpoint, char *why, size_t why_size);
 
 int mount_open(struct mount **out, const struct mount_options *options, char *why, size_t why_size);
 int mount_start(struct mount *m); /* the mount answers when this returns */
+/* The descriptor of the kernel's connection, for who shall answer it after the daemon's death. The
+ * connection lasts as long as any duplicate of it. Borrowed; after mount_start, before mount_close.
+ */
+int mount_device(const struct mount *m);
 /* True when the session has ended by itself (somebody unmounted it). */
 bool mount_ended(struct mount *m);
 /* Unmounts, also while clients have files open (lazily then: they get ENOTCONN or finish what they

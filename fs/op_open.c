@@ -48,13 +48,14 @@ static int open_backing(struct fs *fs, struct inode *i, int flags, int *fd)
 
 /*
  * What the kernel does with the handle. Cached pages stay valid from one opening to the next.
- * Nothing follows from closing a journal or a wal-index, so the kernel need not tell.
+ * Nothing follows from closing a journal, a wal-index or a handle of our own, so the kernel need not
+ * tell; for our own it must not: a daemon that is killed would wait for its own answer.
  */
 static void fill_info(struct fuse_file_info *fi, struct handle *h)
 {
     fi->fh = (uintptr_t)h;
     fi->keep_cache = 1;
-    fi->noflush = !h->db || (h->kind != FILE_MAIN && h->kind != FILE_WAL);
+    fi->noflush = !h->db || h->own || (h->kind != FILE_MAIN && h->kind != FILE_WAL);
 }
 
 static void set_database(struct handle *h, const struct ident *id, bool own)
