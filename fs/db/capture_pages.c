@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fs/db/capture_pages.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,10 +144,82 @@ static int not_a_database(struct database *db, enum capture_when when)
     return 0;
 }
 
+struct comparison {
+    struct database *db;
+    uint8_t *page;
+};
+
+static int compare_page(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
+{
+    struct comparison *c = ctx;
+    int err = database_read_main(c->db, page_size, pgno, c->page);
+    return err ? err : memcmp(c->page, page, page_size) == 0 ? 0 : -ERR_EXISTS;
+}
+
+static int compare_size(void *ctx, uint32_t page_count, uint32_t page_size)
+{
+    struct comparison *c = ctx;
+    int64_t size;
+    int err = file_size(c->db->main_fd, &size);
+    return err ? err : size == (int64_t)page_count * page_size ? 0 : -ERR_EXISTS;
+}
+
+/* Is everything that the journal keeps in the file again? Then a rollback has ended, whatever else
+ * may have changed: pages that were unused before (see freelist.h). */
+static bool rolled_back(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    uint32_t pages;
+    int fd;
+    database_file_path(db, FILE_JOURNAL, path);
+    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
+        return false;
+    struct comparison c = {.db = db, .page = malloc(LTX_MAX_PAGE_SIZE)};
+    struct journal_target target = {.put = compare_page, .resize = compare_size, .ctx = &c};
+    bool same = c.page && journal_is_hot(fd) && journal_play_back(fd, target, &pages) == 0;
+    free(c.page);
+    file_close(fd);
+    return same;
+}
+
+/* No record can be made now. A rollback may end all the same, else nobody could read: what it has
+ * left in unused pages stays dirty, and is recorded later. */
+static int without_record(struct database *db, enum capture_when when, const struct shape *s,
+                          int why)
+{
+    db->full = db->full || why == -ERR_NOSPACE;
+    if (nothing_changed(db, s))
+        return settle_unchanged(db);
+    if (when != CAPTURE_COMMIT || !db->journal_hot || !rolled_back(db))
+        return why;
+    if (db->ledger) /* should the daemon die before; on a full disk that cannot be kept */
+        (void)ledger_set_unclean(db->ledger, true);
+    return 0;
+}
+
+static int make_record(struct database *db, struct shape *s)
+{
+    struct ledger_info info;
+    int err = database_need_ledger(db);
+    if (err)
+        return err;
+    ledger_info(db->ledger, &info);
+    bool fresh = info.page_size != s->page_size;
+    s->whole = db->dirty.all || fresh;
+    struct ledger_change change = {.page_size = s->page_size, .commit = s->page_count};
+    err = ledger_begin(db->ledger, &db->tx, &change);
+    if (!err)
+        err = put_pages(db, s, fresh ? 0 : info.commit);
+    if (!err)
+        err = ledger_seal(&db->tx);
+    if (err)
+        ledger_abort(&db->tx);
+    return err;
+}
+
 int capture_pages_prepare(struct database *db, enum capture_when when)
 {
     struct shape s = {0};
-    struct ledger_info info;
 
     if (!dirty_any(&db->dirty) || db->committing)
         return 0;
@@ -158,29 +231,14 @@ int capture_pages_prepare(struct database *db, enum capture_when when)
     if (!err)
         err = role_enter(database_role(db));
     if (err)
-        return nothing_changed(db, &s) ? settle_unchanged(db) : err;
-
-    err = database_need_ledger(db);
-    if (err)
-        goto fail;
-    ledger_info(db->ledger, &info);
-    bool fresh = info.page_size != s.page_size;
-    s.whole = db->dirty.all || fresh;
-    struct ledger_change change = {.page_size = s.page_size, .commit = s.page_count};
-    err = ledger_begin(db->ledger, &db->tx, &change);
-    if (!err)
-        err = put_pages(db, &s, fresh ? 0 : info.commit);
-    if (!err)
-        err = ledger_seal(&db->tx);
+        return without_record(db, when, &s, err);
+    err = make_record(db, &s);
     if (err) {
-        ledger_abort(&db->tx);
-        goto fail;
+        role_leave(database_role(db));
+        return without_record(db, when, &s, err);
     }
     db->committing = true;
     return 0;
-fail:
-    role_leave(database_role(db));
-    return err;
 }
 
 int capture_pages_finish(struct database *db)

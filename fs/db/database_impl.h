@@ -36,6 +36,8 @@ struct database {
     /* Rollback modes and plain files. */
     bool journal_hot;      /* the journal's header is one that would be rolled back */
     bool journal_finished; /* nothing was written to it since its header was zeroed */
+    bool full;             /* a writer was told that there is no room: it may roll back */
+    bool unsettled;        /* the last capture without a call of a client has failed */
     bool sync_wanted;      /* the client has synced something in this transaction */
     bool committing;       /* between capture_pages_prepare and _finish */
     bool entered;          /* the gate was passed for that */

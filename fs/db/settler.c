@@ -48,9 +48,10 @@ static void capture_quiet(struct database *db)
         } else if (!db->journal_hot) {
             err = capture_pages(db, CAPTURE_QUIET);
         }
-        if (err)
+        if (err && !db->unsettled)
             log_warn("capture", "%s: changes could not be recorded yet: %s", db->path,
                      err_text(err));
+        db->unsettled = err != 0;
         mutex_unlock(&db->mutex);
     }
     file_close(fd);
@@ -135,6 +136,15 @@ static void call_clean(struct database *db)
     mutex_unlock(&db->mutex);
 }
 
+/* May commits enter? */
+static bool gate_open(struct database *db)
+{
+    if (role_enter(database_role(db)) != 0)
+        return false;
+    role_leave(database_role(db));
+    return true;
+}
+
 void settle(struct database *db)
 {
     bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
@@ -143,7 +153,7 @@ void settle(struct database *db)
                  mono_since_ms(db->dirty.last_write) >= PAUSE_MS;
     bool behind = primary && (db->wal.index_behind || db->wal.broken > 0);
     mutex_unlock(&db->mutex);
-    if (quiet)
+    if (quiet && gate_open(db))
         capture_quiet(db);
     if (behind)
         walfix(db);
@@ -167,10 +177,10 @@ void settle_at_end(struct database *db)
 static bool waits_for_pause(struct database *db)
 {
     mutex_lock(&db->mutex);
-    bool waits =
-        (dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid) || db->wal.index_behind;
+    bool waits = (dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid && !db->unsettled) ||
+                 db->wal.index_behind;
     mutex_unlock(&db->mutex);
-    return waits && role_get(database_role(db)) == ROLE_PRIMARY;
+    return waits && gate_open(db);
 }
 
 static void settler_run(void *arg)

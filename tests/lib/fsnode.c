@@ -18,6 +18,8 @@
 
 static atomic_ullong steps, last_step;
 static atomic_int write_error;
+static atomic_uint writes_until_error;
+static atomic_bool disk_full;
 static char log_prefix[SCRATCH_PATH_MAX + 8];
 
 static void step(void)
@@ -34,25 +36,34 @@ static bool is_log(int fd)
     return n > 0 && strncmp(path, log_prefix, strlen(log_prefix)) == 0;
 }
 
+static bool no_room(int fd, off_t end)
+{
+    struct stat st;
+    if (!atomic_load(&disk_full) || !is_log(fd) || fstat(fd, &st) != 0 || end <= st.st_size)
+        return false;
+    errno = ENOSPC;
+    return true;
+}
+
 static bool fails(int fd)
 {
-    int errnum = atomic_load(&write_error);
-    if (!errnum || !is_log(fd))
+    if (atomic_load(&writes_until_error) == 0 || !is_log(fd) ||
+        atomic_fetch_sub(&writes_until_error, 1) != 1)
         return false;
-    errno = errnum;
+    errno = atomic_load(&write_error);
     return true;
 }
 
 static ssize_t step_pwrite(int fd, const void *buf, size_t n, off_t off)
 {
     step();
-    return fails(fd) ? -1 : pwrite(fd, buf, n, off);
+    return no_room(fd, off + (off_t)n) || fails(fd) ? -1 : pwrite(fd, buf, n, off);
 }
 
 static int step_fallocate(int fd, int mode, off_t off, off_t len)
 {
     step();
-    return fails(fd) ? -1 : fallocate(fd, mode, off, len);
+    return no_room(fd, off + len) || fails(fd) ? -1 : fallocate(fd, mode, off, len);
 }
 
 static int step_ftruncate(int fd, off_t size)
@@ -104,9 +115,15 @@ uint64_t fsnode_steps(void)
     return atomic_load(&steps);
 }
 
-void fsnode_fail_writes(int errnum)
+void fsnode_fill_disk(bool on)
+{
+    atomic_store(&disk_full, on);
+}
+
+void fsnode_fail_write(unsigned n, int errnum)
 {
     atomic_store(&write_error, errnum);
+    atomic_store(&writes_until_error, n);
 }
 
 /* ---- the node ---- */

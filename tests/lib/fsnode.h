@@ -54,7 +54,9 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name);         /* 0 if 
 void fsnode_die_at(uint64_t step);
 uint64_t fsnode_steps(void);
 
-/* Writes to files of the node's own (its logs) fail with this errno while it is not 0. */
-void fsnode_fail_writes(int errnum);
+/* The disk of the node's own files is full: nothing can be allocated, and no file grows. */
+void fsnode_fill_disk(bool on);
+/* The n-th write to the node's own files from now on fails with this errno; 0: none. */
+void fsnode_fail_write(unsigned n, int errnum);
 
 #endif
