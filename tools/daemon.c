@@ -143,7 +143,7 @@ static int start_mount(struct daemon *d)
     err = explain(d, mount_start(d->mount), "serve the mount");
     d->mount_started = !err;
     if (!err) {
-        supervisor_mounted(&d->supervisor, c->mount);
+        supervisor_mounted(&d->supervisor, c->mount, mount_device(d->mount));
         err = explain(d, catalog_start(d->catalog), "start the databases");
         d->catalog_started = !err;
     }
@@ -238,7 +238,7 @@ static void stop(struct daemon *d)
     if (d->mount)
         mount_close(d->mount);
     if (d->has_supervisor)
-        supervisor_mounted(&d->supervisor, "");
+        supervisor_mounted(&d->supervisor, "", -1);
     if (d->catalog)
         catalog_close(d->catalog);
     if (d->store)

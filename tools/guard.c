@@ -4,6 +4,10 @@
  * kernel wakes the one who waits for it when the holding thread exits. That is before the exiting
  * process lets go of its mappings and files, where it would hang. (The end of the process, as
  * waitpid, a pidfd or a pipe tell it, comes after that: too late.)
+ *
+ * A duplicate of the connection's descriptor lies in a socket that both processes have. The guard
+ * takes it out when the daemon has died, and the daemon does when it has unmounted: so the guard
+ * cannot touch the device before, and the connection does not outlive an orderly end.
  */
 #include "tools/guard.h"
 
@@ -17,12 +21,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/refuse.h"
 #include "ltx/base/err.h"
 
 struct guard_shared {
@@ -69,16 +76,56 @@ static void cut(struct guard_shared *s)
         umount2(s->mountpoint, MNT_FORCE);
 }
 
-static _Noreturn void watch(struct guard_shared *s)
+static void put_device(const struct guard *g, int device)
 {
+    char byte = 0, control[CMSG_SPACE(sizeof device)] = {0};
+    struct iovec data = {&byte, 1};
+    struct msghdr msg = {.msg_iov = &data,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof control};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof device);
+    memcpy(CMSG_DATA(c), &device, sizeof device);
+    sendmsg(g->sockets[0], &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* -1: there is none. */
+static int take_device(const struct guard *g)
+{
+    int device = -1;
+    char byte, control[CMSG_SPACE(sizeof device)];
+    struct iovec data = {&byte, 1};
+    struct msghdr msg = {.msg_iov = &data,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof control};
+    if (recvmsg(g->sockets[1], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
+        return -1;
+    const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof device))
+        memcpy(&device, CMSG_DATA(c), sizeof device);
+    return device;
+}
+
+static _Noreturn void watch(struct guard *g, int daemon)
+{
+    struct guard_shared *s = g->shared;
     /* What is sent to the daemon and its whole group is not for this process. */
     setsid();
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     prctl(PR_SET_NAME, "tandemfs-guard");
-    if (pthread_mutex_lock(&s->alive) == EOWNERDEAD)
+    if (pthread_mutex_lock(&s->alive) == EOWNERDEAD) {
         cut(s);
+        int device = take_device(g);
+        if (device >= 0 && daemon >= 0)
+            refuse_requests(device, daemon,
+                            s->mountpoint); /* returns at once where cut succeeded */
+    }
     _exit(0);
 }
 
@@ -100,35 +147,49 @@ static int make_shared(struct guard_shared **out)
 
 int guard_start(struct guard *g)
 {
-    *g = (struct guard){0};
+    *g = (struct guard){.sockets = {-1, -1}};
     int err = make_shared(&g->shared);
     if (err)
         return err;
+    /* A number could be somebody else's by then; -1 (a kernel without) leaves cutting alone. */
+    int daemon = pidfd_open(getpid(), 0);
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, g->sockets) != 0) {
+        err = err_from_errno(errno);
+        goto out;
+    }
     pthread_mutex_lock(&g->shared->alive);
     fflush(NULL);
     g->pid = fork();
     if (g->pid == 0)
-        watch(g->shared);
-    if (g->pid > 0)
-        return 0;
-    err = err_from_errno(errno);
-    guard_stop(g);
+        watch(g, daemon);
+    if (g->pid < 0)
+        err = err_from_errno(errno);
+out:
+    if (daemon >= 0)
+        close(daemon);
+    if (err)
+        guard_stop(g);
     return err;
 }
 
-void guard_mounted(struct guard *g, const char *mountpoint)
+void guard_mounted(struct guard *g, const char *mountpoint, int device)
 {
     struct stat st;
     if (!g->shared || stat(mountpoint, &st) != 0 || strlen(mountpoint) >= PATH_MAX)
         return;
     strcpy(g->shared->mountpoint, mountpoint);
+    put_device(g, device);
     atomic_store(&g->shared->device, minor(st.st_dev));
 }
 
 void guard_unmounted(struct guard *g)
 {
-    if (g->shared)
-        atomic_store(&g->shared->device, 0);
+    if (!g->shared)
+        return;
+    atomic_store(&g->shared->device, 0);
+    int device = take_device(g);
+    if (device >= 0)
+        close(device);
 }
 
 void guard_cut(struct guard *g)
@@ -146,5 +207,8 @@ void guard_stop(struct guard *g)
         while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
             ;
     munmap(g->shared, sizeof *g->shared);
+    for (int i = 0; i < 2; i++)
+        if (g->sockets[i] >= 0)
+            close(g->sockets[i]);
     *g = (struct guard){0};
 }

@@ -10,7 +10,9 @@
  * of all, to confirm each close (FUSE flush) and to take the dirty pages of its mappings, and waits
  * for the answer without an end, the lock of the data folder still held. So a small process of its
  * own watches, and when the daemon has died it cuts the kernel's connection to it: whatever waits,
- * clients too, gets an error.
+ * clients too, gets an error. An ordinary user may not cut it where the kernel's control files are
+ * not to be had; then this process answers in the daemon's place, each request with ENOTCONN, until
+ * the daemon has gone, and lets go of the last descriptor of the connection, which ends it.
  *
  * guard_start before any thread exists, by the thread that lives longest; guard_mounted;
  * guard_unmounted; guard_stop by the same thread.
@@ -18,11 +20,13 @@
 struct guard {
     struct guard_shared *shared; /* with the process that watches */
     pid_t pid;
+    int sockets[2]; /* what is sent into the first waits in the second, which both processes have */
 };
 
 int guard_start(struct guard *g);
-/* The mount answers, at this absolute path. */
-void guard_mounted(struct guard *g, const char *mountpoint);
+/* The mount answers, at this absolute path; `device` is the descriptor of its connection. */
+void guard_mounted(struct guard *g, const char *mountpoint, int device);
+/* Lets go of the connection too: an orderly end is not complete without. */
 void guard_unmounted(struct guard *g);
 /* Cuts the connection now. Any thread; does nothing if there is no mount. */
 void guard_cut(struct guard *g);

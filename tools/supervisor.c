@@ -163,13 +163,13 @@ enum supervisor_event supervisor_wait(struct supervisor *s, int64_t ms)
     return event;
 }
 
-void supervisor_mounted(struct supervisor *s, const char *mountpoint)
+void supervisor_mounted(struct supervisor *s, const char *mountpoint, int device)
 {
     mutex_lock(&s->mutex);
     snprintf(s->mountpoint, sizeof s->mountpoint, "%s", mountpoint);
     mutex_unlock(&s->mutex);
     if (mountpoint[0])
-        guard_mounted(&s->guard, mountpoint);
+        guard_mounted(&s->guard, mountpoint, device);
     else
         guard_unmounted(&s->guard);
 }

@@ -56,8 +56,9 @@ void supervisor_stop(struct supervisor *s);
  * ends. */
 enum supervisor_event supervisor_wait(struct supervisor *s, int64_t ms);
 
-/* From now on (or, with "", no longer) a forced end detaches this mount, which answers already. */
-void supervisor_mounted(struct supervisor *s, const char *mountpoint);
+/* From now on (or, with "", no longer) a forced end detaches this mount, which answers already;
+ * `device` is its connection, see mount_device. Called with "" after the mount was closed. */
+void supervisor_mounted(struct supervisor *s, const char *mountpoint, int device);
 
 /* Starts the command, with the signal mask that the program was started with. `why` on failure. */
 int supervisor_run(struct supervisor *s, char *const argv[], char *why, size_t why_size);
