@@ -15,7 +15,6 @@
 #include "ltx/ledger_internal.h"
 #include "ltx/store_internal.h"
 
-#define DEFAULT_AGE_MS (INT64_C(24) * 60 * 60 * 1000)
 #define DEFAULT_GROUP_SYNC_US 1000
 #define FOLDER_MAX 255 /* bytes in a file name */
 #define FIRST_HASH 64u
@@ -240,8 +239,6 @@ int store_open(struct store **out, int data_dirfd, const struct store_options *o
         return -ERR_NOMEM;
     s->data_dirfd = data_dirfd;
     s->options = *options;
-    if (s->options.retention.age_ms == 0 && s->options.retention.size_bytes == 0)
-        s->options.retention.age_ms = DEFAULT_AGE_MS;
     if (s->options.group_sync_us <= 0)
         s->options.group_sync_us = DEFAULT_GROUP_SYNC_US;
     feed_init(&s->feed);

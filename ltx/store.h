@@ -33,7 +33,7 @@ struct page_reader {
 
 struct store_options {
     int64_t segment_bytes;            /* see txlog.h; 0 = default */
-    struct txlog_retention retention; /* default: 24 h, no size limit */
+    struct txlog_retention retention; /* zeroed: no limit */
     uint64_t node_id;                 /* stands in the records */
     int64_t group_sync_us; /* least time between two background syncs; 0 = default 1,000 */
 };

@@ -16,6 +16,7 @@
 #include "ltx/base/file.h"
 #include "ltx/base/thread.h"
 #include "ltx/store.h"
+#include "ltx/store_internal.h"
 #include "tests/lib/dice.h"
 #include "tests/lib/folder.h"
 #include "tests/lib/model.h"
@@ -247,6 +248,36 @@ static void a_store_that_quits_wakes_who_waits(void **state)
     folder_remove(&f);
 }
 
+static int64_t wall_in_ten_years(void)
+{
+    return INT64_C(2100000000000);
+}
+
+static void without_a_limit_the_log_is_kept_whole(void **state)
+{
+    (void)state;
+    struct folder f;
+    folder_make(&f);
+    struct clock_ops ops = *clock_ops;
+    const struct clock_ops *system = clock_ops;
+    ops.wall_ms = wall_in_ten_years;
+    struct store *s = open_store(&f); /* with all limits 0 */
+    struct ledger *l;
+    struct model m;
+    model_init(&m);
+    assert_int_equal(store_get(s, "t.db", &l), 0);
+    for (int i = 0; i < 3; i++)
+        model_commit(&m, l, 512, 3);
+    clock_ops = &ops;
+    for (int i = 0; i < 3; i++) /* as the maintainer does */
+        assert_int_equal(txlog_maintain(ledger_log(l), &s->options.retention, 3), 0);
+    clock_ops = system;
+    assert_int_equal(txlog_first(ledger_log(l)).txid, 0);
+    model_fini(&m);
+    store_close(s);
+    folder_remove(&f);
+}
+
 struct get_job {
     struct store *store;
     struct ledger *got[20];
@@ -295,6 +326,7 @@ int main(void)
         cmocka_unit_test(what_is_not_understood_is_left_alone),
         cmocka_unit_test(what_nobody_syncs_becomes_durable_by_itself),
         cmocka_unit_test(an_idle_store_syncs_nothing_and_a_busy_one_in_groups),
+        cmocka_unit_test(without_a_limit_the_log_is_kept_whole),
         cmocka_unit_test(a_store_that_quits_wakes_who_waits),
         cmocka_unit_test(several_threads_make_one_ledger),
     };
