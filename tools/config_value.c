@@ -158,8 +158,6 @@ int value_url(const char *text)
     unsigned port;
     if (strlen(text) >= 250) /* a URL travels in messages and has a limit there */
         return -ERR_INVALID;
-    if (strncmp(text, "ipc://", 6) == 0)
-        return text[6] == '/' ? 0 : -ERR_INVALID;
     if (strncmp(text, "tcp://", 6) != 0)
         return -ERR_INVALID;
     return split_host_port(text + 6, &host, &n, &port);

@@ -18,7 +18,7 @@ int value_size(const char *text, int64_t *bytes);
 /* true, false, yes, no, on, off */
 int value_bool(const char *text, bool *value);
 
-/* tcp://HOST:PORT or ipc://PATH */
+/* tcp://HOST:PORT */
 int value_url(const char *text);
 /* HOST:PORT, with or without http:// before it; copies HOST:PORT (HOST may be in brackets). */
 int value_address(const char *text, char *out, size_t out_size);

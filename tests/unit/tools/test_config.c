@@ -50,7 +50,7 @@ static void every_key_is_read(void **state)
                                    "  candidate: false\n"
                                    "peers:\n"
                                    "  - tcp://10.0.0.2:4600\n"
-                                   "  - ipc:///run/t.sock\n"
+                                   "  - tcp://[::1]:4600\n"
                                    "retention: {age: 7d, size: 10GB}\n"
                                    "log:\n"
                                    "  format: json\n"
@@ -68,7 +68,7 @@ static void every_key_is_read(void **state)
     assert_false(c.candidate);
     assert_int_equal(c.peer_count, 2);
     assert_string_equal(c.peers[0], "tcp://10.0.0.2:4600");
-    assert_string_equal(c.peers[1], "ipc:///run/t.sock");
+    assert_string_equal(c.peers[1], "tcp://[::1]:4600");
     assert_int_equal(c.retention_age_ms, INT64_C(7) * 24 * 3600 * 1000);
     assert_int_equal(c.retention_size_bytes, INT64_C(10) * 1000 * 1000 * 1000);
     assert_true(c.log_json);
@@ -133,15 +133,21 @@ static void a_bad_value_is_refused_with_what_was_expected(void **state)
         {"mount:\n", "t.yml:1: mount: found nothing, expected a path"},
         {"\ndata: [a, b]\n", "t.yml:2: data: found a list, expected a path"},
         {"listen: nonsense\n",
-         "t.yml:1: listen: found \"nonsense\", expected tcp://HOST:PORT, ipc:///PATH or none"},
+         "t.yml:1: listen: found \"nonsense\", expected tcp://HOST:PORT or none"},
+        {"listen: ipc:///run/t.sock\n",
+         "t.yml:1: listen: found \"ipc:///run/t.sock\", expected tcp://HOST:PORT or none"},
+        {"advertise: ipc:///run/t.sock\n", "t.yml:1: advertise: found \"ipc:///run/t.sock\", "
+                                           "expected tcp://HOST:PORT, as other nodes "
+                                           "reach this one"},
+        {"peers: [ipc:///run/t.sock]\n", "t.yml:1: peers: found \"ipc:///run/t.sock\", expected "
+                                         "tcp://HOST:PORT (at most 64 peers)"},
         {"listen: tcp://host\n",
-         "t.yml:1: listen: found \"tcp://host\", expected tcp://HOST:PORT, ipc:///PATH or none"},
+         "t.yml:1: listen: found \"tcp://host\", expected tcp://HOST:PORT or none"},
         {"listen: tcp://host:70000\n",
-         "t.yml:1: listen: found \"tcp://host:70000\", expected tcp://HOST:PORT, ipc:///PATH or "
-         "none"},
+         "t.yml:1: listen: found \"tcp://host:70000\", expected tcp://HOST:PORT or none"},
         {"advertise: tcp://0.0.0.0:1\n",
-         "t.yml:1: advertise: found \"tcp://0.0.0.0:1\", expected tcp://HOST:PORT or "
-         "ipc:///PATH, as other nodes reach this one"},
+         "t.yml:1: advertise: found \"tcp://0.0.0.0:1\", expected tcp://HOST:PORT, as other "
+         "nodes reach this one"},
         {"http: :80\n", "t.yml:1: http: found \":80\", expected HOST:PORT"},
         {"http: 127.0.0.1\n", "t.yml:1: http: found \"127.0.0.1\", expected HOST:PORT"},
         {"lease:\n  type: magic\n", "t.yml:2: type: found \"magic\", expected static"},
@@ -152,8 +158,7 @@ static void a_bad_value_is_refused_with_what_was_expected(void **state)
         {"peers: tcp://a:1\n",
          "t.yml:1: peers: found a single value, expected a list of URLs (- tcp://HOST:PORT)"},
         {"peers:\n  - tcp://a:1\n  - b\n",
-         "t.yml:3: peers: found \"b\", expected tcp://HOST:PORT or ipc:///PATH (at most 64 "
-         "peers)"},
+         "t.yml:3: peers: found \"b\", expected tcp://HOST:PORT (at most 64 peers)"},
         {"retention:\n  age: 7\n", "t.yml:2: age: found \"7\", expected a time such as 45s, 30m, "
                                    "24h, 7d, or 0 for no limit"},
         {"retention:\n  age: -7d\n", "t.yml:2: age: found \"-7d\", expected a time such as 45s, "
