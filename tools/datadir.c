@@ -52,9 +52,9 @@ static int take_lock(struct datadir *d, const char *path, char *why, size_t why_
 }
 
 static int open_below(struct datadir *d, const char *path, const char *name, int *fd, char *why,
-                      size_t why_size)
+                      size_t why_size, mode_t mode)
 {
-    int err = file_mkdir(d->fd, name, 0700);
+    int err = file_mkdir(d->fd, name, mode);
     if (!err)
         err = file_open(d->fd, name, O_RDONLY | O_DIRECTORY, 0, fd);
     if (err)
@@ -105,10 +105,12 @@ int datadir_open(struct datadir *d, const char *path, char *why, size_t why_size
         return err;
     }
     err = take_lock(d, path, why, why_size);
+    /* The mode of "tree" is that of the mount's top folder; the data folder around it is closed. One
+     * that is there keeps its mode: somebody may have chosen it. */
     if (!err)
-        err = open_below(d, path, "tree", &d->tree_fd, why, why_size);
+        err = open_below(d, path, "tree", &d->tree_fd, why, why_size, 0755);
     if (!err)
-        err = open_below(d, path, "tmp", &d->tmp_fd, why, why_size);
+        err = open_below(d, path, "tmp", &d->tmp_fd, why, why_size, 0700);
     if (!err)
         name_foreign(d, path);
     else
