@@ -82,6 +82,10 @@ static void on_prepare(struct node *n, struct transport_request *r, const struct
         self_refuse(&n->self, r, -ERR_NOTPRIMARY, "this node is not the primary");
         return;
     }
+    if (!sessions_describe(&n->supply.sessions, h->stamp.node_id, 0, &(struct node_member){0})) {
+        self_refuse(&n->self, r, -ERR_ACCESS, "this node hands over to a replica of its own only");
+        return;
+    }
     if (token == 0 && n->handover.token != 0 && n->handover.node_id == h->stamp.node_id)
         n->handover.token = 0; /* it begins again: the answer was lost */
     if (token != n->handover.token) {

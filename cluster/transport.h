@@ -79,7 +79,7 @@ struct transport_peer;
 /* Never waits for the network. -ERR_INVALID if `url` is no address. */
 int peer_open(struct transport_peer **out, const char *url);
 const char *peer_url(const struct transport_peer *p);
-bool peer_connected(const struct transport_peer *p);
+bool peer_connected(struct transport_peer *p);
 void peer_quit(struct transport_peer *p);
 void peer_close(struct transport_peer *p); /* NULL is fine */
 
@@ -107,5 +107,7 @@ void peer_done(struct transport_call *call);
 
 /* Whether `url` is an address a peer can have; `why` receives a clause otherwise. */
 bool transport_url_valid(const char *url, char *why, size_t why_size);
+/* Why `url` cannot be listened on, as a sentence, from the code. */
+void transport_explain(const char *url, int code, char *why, size_t why_size);
 
 #endif

@@ -10,8 +10,10 @@
  *
  * REQ resends by itself unless its resend time is infinite; then a broken connection ends the call.
  */
+#include "cluster/connections.h"
 #include "cluster/transport.h"
 
+#include <netinet/in.h>
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/protocol/reqrep0/req.h>
@@ -29,6 +31,7 @@
 #define RECONNECT_MIN_MS 50
 #define RECONNECT_MAX_MS 1000
 #define URL_SIZE 256
+#define END_MS 1000
 /* nng drops a longer message with its connection and says nothing; what lies between this and
  * TRANSPORT_MESSAGE_MAX is seen, and dropped with a log line. */
 #define MESSAGE_TAKEN_MAX (4u * TRANSPORT_MESSAGE_MAX)
@@ -52,7 +55,8 @@ struct transport {
     char url[URL_SIZE];
     struct slot *slots;
     unsigned slot_count; /* opened */
-    uint64_t refused;    /* as last counted */
+    struct connections connections;
+    uint64_t refused; /* as last counted */
     _Atomic uint64_t bytes_sent;
     bool closed;
 };
@@ -60,8 +64,10 @@ struct transport {
 struct transport_peer {
     nng_socket socket;
     char url[URL_SIZE];
-    atomic_int pipes; /* connections that stand */
-    atomic_bool closed;
+    struct connections connections;
+    /* Guarded by the connections' mutex. */
+    struct call *running;
+    bool closed;
 };
 
 struct call {
@@ -70,6 +76,7 @@ struct call {
     nng_msg *reply;
     struct mono begun;
     int64_t timeout_ms;
+    struct call *next; /* of those that run */
 };
 
 static int from_nng(int rv)
@@ -89,31 +96,52 @@ static int from_nng(int rv)
     }
 }
 
-bool transport_url_valid(const char *url, char *why, size_t why_size)
-{
-    nng_url *u = NULL;
-    char *end = NULL;
-    bool ok = false;
+/* Connections: nng's callbacks keep the list. */
 
-    if (strlen(url) >= URL_SIZE) {
-        snprintf(why, why_size, "it is longer than %d bytes", URL_SIZE - 1);
-        return false;
+static void to_sockaddr(const nng_sockaddr *in, struct sockaddr_storage *out)
+{
+    memset(out, 0, sizeof *out);
+    if (in->s_family == NNG_AF_INET) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+        v4->sin_family = AF_INET;
+        v4->sin_port = in->s_in.sa_port;
+        v4->sin_addr.s_addr = in->s_in.sa_addr;
+    } else if (in->s_family == NNG_AF_INET6) {
+        struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = in->s_in6.sa_port;
+        memcpy(&v6->sin6_addr, in->s_in6.sa_addr, sizeof v6->sin6_addr);
     }
-    if (nng_url_parse(&u, url) != 0) {
-        snprintf(why, why_size, "it is no URL; tcp://HOST:PORT was expected");
-        return false;
+}
+
+static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *arg)
+{
+    struct connections *c = arg;
+    struct connection x = {.id = (uint32_t)nng_pipe_id(pipe)};
+    nng_sockaddr local, remote;
+
+    if (event == NNG_PIPE_EV_REM_POST) {
+        connections_remove(c, x.id);
+    } else if (event == NNG_PIPE_EV_ADD_PRE) {
+        if (connections_closing(c))
+            nng_pipe_close(pipe); /* nothing has begun on it */
+    } else if (nng_pipe_get_addr(pipe, NNG_OPT_LOCADDR, &local) == 0 &&
+               nng_pipe_get_addr(pipe, NNG_OPT_REMADDR, &remote) == 0) {
+        to_sockaddr(&local, &x.local);
+        to_sockaddr(&remote, &x.remote);
+        connections_add(c, &x);
     }
-    unsigned long port = u->u_port != NULL ? strtoul(u->u_port, &end, 10) : 0;
-    if (strcmp(u->u_scheme, "tcp") != 0)
-        snprintf(why, why_size, "it does not begin with tcp://");
-    else if (u->u_port == NULL || u->u_port[0] == '\0' || *end != '\0' || port > 65535)
-        snprintf(why, why_size, "it has no port from 0 to 65535; tcp://HOST:PORT was expected");
-    else if (u->u_hostname == NULL || u->u_hostname[0] == '\0')
-        snprintf(why, why_size, "it names no host; tcp://HOST:PORT was expected");
-    else
-        ok = true;
-    nng_url_free(u);
-    return ok;
+}
+
+static int watch_pipes(nng_socket socket, struct connections *c)
+{
+    static const nng_pipe_ev events[] = {NNG_PIPE_EV_ADD_PRE, NNG_PIPE_EV_ADD_POST,
+                                         NNG_PIPE_EV_REM_POST};
+    int rv = 0;
+
+    for (size_t i = 0; rv == 0 && i < sizeof events / sizeof *events; i++)
+        rv = nng_pipe_notify(socket, events[i], pipe_event, c);
+    return rv;
 }
 
 /* The listening side. */
@@ -149,7 +177,7 @@ static void slot_event(void *arg)
     s->transport->handler(s->transport->handler_ctx, &s->request);
 }
 
-static int real_url(struct transport *t, const char *url)
+static void real_url(struct transport *t, const char *url)
 {
     int port = 0;
     int rv = nng_listener_get_int(t->listener, NNG_OPT_TCP_BOUND_PORT, &port);
@@ -159,33 +187,6 @@ static int real_url(struct transport *t, const char *url)
         snprintf(t->url, sizeof t->url, "%s", url);
     else
         snprintf(t->url, sizeof t->url, "%.*s:%d", (int)(colon - url), url, port);
-    return 0;
-}
-
-static void say_why_not(char *why, size_t size, const char *url, int rv)
-{
-    switch (rv) {
-    case NNG_EADDRINUSE:
-        snprintf(why, size,
-                 "cannot listen on %s: the port is taken, perhaps by another node on this machine; "
-                 "stop that program or choose another port with --listen",
-                 url);
-        break;
-    case NNG_EADDRINVAL:
-    case NNG_EINVAL:
-        snprintf(why, size,
-                 "cannot listen on %s: this machine has no such address; give one of its own, or "
-                 "0.0.0.0 for all",
-                 url);
-        break;
-    case NNG_EPERM:
-        snprintf(why, size, "cannot listen on %s: permission denied; ports below 1024 are for root",
-                 url);
-        break;
-    default:
-        snprintf(why, size, "cannot listen on %s: %s; check the address given with --listen", url,
-                 nng_strerror(rv));
-    }
 }
 
 int transport_listen(struct transport **out, const char *url, transport_handler *handler, void *ctx,
@@ -207,9 +208,11 @@ int transport_listen(struct transport **out, const char *url, transport_handler 
     }
     t->handler = handler;
     t->handler_ctx = ctx;
+    connections_init(&t->connections);
     if ((rv = nng_rep0_open(&t->socket)) != 0)
         goto err;
     if ((rv = nng_socket_set_size(t->socket, NNG_OPT_RECVMAXSZ, MESSAGE_TAKEN_MAX)) != 0 ||
+        (rv = watch_pipes(t->socket, &t->connections)) != 0 ||
         (rv = nng_listener_create(&t->listener, t->socket, url)) != 0 ||
         (rv = nng_listener_start(t->listener, 0)) != 0)
         goto err_after_open;
@@ -220,7 +223,8 @@ int transport_listen(struct transport **out, const char *url, transport_handler 
 err_after_open:
     nng_close(t->socket);
 err:
-    say_why_not(why, why_size, url, rv);
+    transport_explain(url, from_nng(rv), why, why_size);
+    connections_fini(&t->connections);
     free(t->slots);
     free(t);
     return from_nng(rv) == -ERR_UNREACHABLE ? -ERR_IO : from_nng(rv);
@@ -271,11 +275,12 @@ void transport_reply(struct transport_request *r, const void *data, size_t len)
 void transport_drop(struct transport_request *r, bool bad)
 {
     struct slot *s = (struct slot *)r;
+    struct transport *t = s->transport;
     nng_pipe pipe = nng_msg_get_pipe(s->msg);
 
     nng_msg_free(s->msg);
     s->msg = NULL;
-    if (bad)
+    if (bad && !connections_end(&t->connections, (uint32_t)nng_pipe_id(pipe)))
         nng_pipe_close(pipe);
     slot_receive(s);
 }
@@ -283,19 +288,14 @@ void transport_drop(struct transport_request *r, bool bad)
 void transport_request_peer(const struct transport_request *r, char *out, size_t size)
 {
     const struct slot *s = (const struct slot *)r;
+    struct sockaddr_storage remote;
     nng_sockaddr addr;
 
-    snprintf(out, size, "an unknown address");
+    snprintf(out, size, "a connection that is gone");
     if (nng_pipe_get_addr(nng_msg_get_pipe(s->msg), NNG_OPT_REMADDR, &addr) != 0)
         return;
-    if (addr.s_family == NNG_AF_INET) {
-        const uint8_t *ip = (const uint8_t *)&addr.s_in.sa_addr;
-        const uint8_t *port = (const uint8_t *)&addr.s_in.sa_port;
-        snprintf(out, size, "%u.%u.%u.%u:%u", ip[0], ip[1], ip[2], ip[3], port[0] << 8 | port[1]);
-    } else if (addr.s_family == NNG_AF_INET6) {
-        const uint8_t *port = (const uint8_t *)&addr.s_in6.sa_port;
-        snprintf(out, size, "an IPv6 address, port %u", port[0] << 8 | port[1]);
-    }
+    to_sockaddr(&addr, &remote);
+    address_print((struct sockaddr *)&remote, out, size);
 }
 
 /* The listener's own branch; nng_stat_find_listener takes the first one there is. */
@@ -339,6 +339,7 @@ void transport_quit(struct transport *t)
     if (t->closed)
         return;
     t->closed = true;
+    connections_end_all(&t->connections, END_MS);
     nng_close(t->socket);
 }
 
@@ -352,19 +353,12 @@ void transport_close(struct transport *t)
         nng_aio_free(t->slots[i].aio);
         nng_msg_free(t->slots[i].msg);
     }
+    connections_fini(&t->connections);
     free(t->slots);
     free(t);
 }
 
 /* The asking side. */
-
-static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *arg)
-{
-    struct transport_peer *p = arg;
-
-    (void)pipe;
-    atomic_fetch_add(&p->pipes, event == NNG_PIPE_EV_ADD_POST ? 1 : -1);
-}
 
 int peer_open(struct transport_peer **out, const char *url)
 {
@@ -379,14 +373,14 @@ int peer_open(struct transport_peer **out, const char *url)
     if (p == NULL)
         return -ERR_NOMEM;
     snprintf(p->url, sizeof p->url, "%s", url);
+    connections_init(&p->connections);
     if ((rv = nng_req0_open(&p->socket)) != 0)
         goto err;
     if ((rv = nng_socket_set_ms(p->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE)) != 0 ||
         (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS)) != 0 ||
         (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS)) != 0 ||
         (rv = nng_socket_set_size(p->socket, NNG_OPT_RECVMAXSZ, MESSAGE_TAKEN_MAX)) != 0 ||
-        (rv = nng_pipe_notify(p->socket, NNG_PIPE_EV_ADD_POST, pipe_event, p)) != 0 ||
-        (rv = nng_pipe_notify(p->socket, NNG_PIPE_EV_REM_POST, pipe_event, p)) != 0 ||
+        (rv = watch_pipes(p->socket, &p->connections)) != 0 ||
         (rv = nng_dialer_create(&dialer, p->socket, url)) != 0 ||
         (rv = nng_dialer_start(dialer, NNG_FLAG_NONBLOCK)) != 0)
         goto err_after_open;
@@ -396,6 +390,7 @@ int peer_open(struct transport_peer **out, const char *url)
 err_after_open:
     nng_close(p->socket);
 err:
+    connections_fini(&p->connections);
     free(p);
     return from_nng(rv);
 }
@@ -405,16 +400,34 @@ const char *peer_url(const struct transport_peer *p)
     return p->url;
 }
 
-bool peer_connected(const struct transport_peer *p)
+bool peer_connected(struct transport_peer *p)
 {
-    return atomic_load(&((struct transport_peer *)p)->pipes) > 0;
+    return connections_any(&p->connections);
+}
+
+/* nng 1.5 does not bear calls on a socket while it is closed: all that run end first. */
+static void end_calls(struct transport_peer *p)
+{
+    mutex_lock(&p->connections.mutex);
+    p->closed = true;
+    for (struct call *c = p->running; c != NULL; c = c->next)
+        nng_aio_cancel(c->aio);
+    while (p->running != NULL)
+        cond_wait(&p->connections.cond, &p->connections.mutex);
+    mutex_unlock(&p->connections.mutex);
 }
 
 void peer_quit(struct transport_peer *p)
 {
-    if (p->closed)
+    bool was;
+
+    mutex_lock(&p->connections.mutex);
+    was = p->closed;
+    mutex_unlock(&p->connections.mutex);
+    if (was)
         return;
-    p->closed = true;
+    end_calls(p);
+    connections_end_all(&p->connections, END_MS);
     nng_close(p->socket);
 }
 
@@ -423,6 +436,7 @@ void peer_close(struct transport_peer *p)
     if (p == NULL)
         return;
     peer_quit(p);
+    connections_fini(&p->connections);
     free(p);
 }
 
@@ -464,56 +478,87 @@ err:
     return from_nng(rv);
 }
 
+/* Takes the call off the list of those that run; says how it ended. */
+static int end_call(struct transport_peer *p, struct call *c, int rv)
+{
+    mutex_lock(&p->connections.mutex);
+    for (struct call **at = &p->running; *at != NULL; at = &(*at)->next)
+        if (*at == c) {
+            *at = c->next;
+            break;
+        }
+    if (rv != 0 && p->closed)
+        rv = -ERR_CLOSED;
+    cond_broadcast(&p->connections.cond);
+    mutex_unlock(&p->connections.mutex);
+    return rv;
+}
+
 int peer_begin(struct transport_peer *p, struct transport_call *call, const void *data, size_t len,
                int64_t timeout_ms)
 {
-    nng_msg *msg;
     struct call *c;
-    int rv = prepare(p, call);
+    nng_msg *msg;
+    int rv = -ERR_CLOSED;
 
-    if (rv != 0)
-        return rv;
-    if (nng_msg_alloc(&msg, len) != 0)
-        return -ERR_NOMEM;
-    memcpy(nng_msg_body(msg), data, len);
-    c = call->handle;
-    c->begun = mono_now();
-    c->timeout_ms = timeout_ms;
-    nng_aio_set_msg(c->aio, msg);
-    nng_aio_set_timeout(c->aio, (nng_duration)timeout_ms);
-    nng_ctx_send(c->ctx, c->aio);
-    return 0;
+    mutex_lock(&p->connections.mutex);
+    if (!p->closed)
+        rv = prepare(p, call);
+    if (rv == 0 && nng_msg_alloc(&msg, len) != 0)
+        rv = -ERR_NOMEM;
+    if (rv == 0) {
+        memcpy(nng_msg_body(msg), data, len);
+        c = call->handle;
+        c->begun = mono_now();
+        c->timeout_ms = timeout_ms;
+        c->next = p->running;
+        p->running = c;
+        nng_aio_set_msg(c->aio, msg);
+        nng_aio_set_timeout(c->aio, (nng_duration)timeout_ms);
+        nng_ctx_send(c->ctx, c->aio);
+    }
+    mutex_unlock(&p->connections.mutex);
+    return rv;
 }
 
-/* Closing breaks the connection first; whoever waits is told why. */
-static int failed(const struct transport_call *call, int rv)
+/* The request is on its way: now for the answer. */
+static int begin_receive(struct transport_peer *p, struct call *c)
 {
-    return atomic_load(&call->peer->closed) ? -ERR_CLOSED : from_nng(rv);
+    int64_t left = c->timeout_ms - mono_since_ms(c->begun);
+    int rv = 0;
+
+    nng_aio_set_msg(c->aio, NULL);
+    nng_aio_set_timeout(c->aio, (nng_duration)(left > 1 ? left : 1));
+    mutex_lock(&p->connections.mutex);
+    if (p->closed)
+        rv = -ERR_CLOSED;
+    else
+        nng_ctx_recv(c->ctx, c->aio);
+    mutex_unlock(&p->connections.mutex);
+    return rv;
 }
 
 int peer_finish(struct transport_call *call)
 {
     struct call *c = call->handle;
-    int64_t left;
     int rv;
 
     nng_aio_wait(c->aio);
     if ((rv = nng_aio_result(c->aio)) != 0) {
         nng_msg_free(nng_aio_get_msg(c->aio));
         nng_aio_set_msg(c->aio, NULL);
-        return rv == NNG_ETIMEDOUT ? -ERR_UNREACHABLE : failed(call, rv); /* it was never sent */
+        /* A timeout here means that it was never sent. */
+        return end_call(call->peer, c, rv == NNG_ETIMEDOUT ? -ERR_UNREACHABLE : from_nng(rv));
     }
-    left = c->timeout_ms - mono_since_ms(c->begun);
-    nng_aio_set_msg(c->aio, NULL);
-    nng_aio_set_timeout(c->aio, (nng_duration)(left > 1 ? left : 1));
-    nng_ctx_recv(c->ctx, c->aio);
+    if ((rv = begin_receive(call->peer, c)) != 0)
+        return end_call(call->peer, c, rv);
     nng_aio_wait(c->aio);
     if ((rv = nng_aio_result(c->aio)) != 0)
-        return failed(call, rv);
+        return end_call(call->peer, c, from_nng(rv));
     c->reply = nng_aio_get_msg(c->aio);
     call->data = nng_msg_body(c->reply);
     call->len = nng_msg_len(c->reply);
-    return 0;
+    return end_call(call->peer, c, 0);
 }
 
 int peer_call(struct transport_peer *p, struct transport_call *call, const void *data, size_t len,
