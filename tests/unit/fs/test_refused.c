@@ -155,7 +155,7 @@ static void with_the_gate_closed_commits_fail_and_nothing_changes(void **state)
                              .synchronous = i % 3 ? "FULL" : "NORMAL",
                              .auto_vacuum = i % 3},
             close_gate);
-    assert_true(refused > 5 && made > 50);
+    assert_true(refused > 0 && made > 50);
 }
 
 static void with_a_full_disk_commits_fail_and_nothing_changes(void **state)
@@ -168,7 +168,7 @@ static void with_a_full_disk_commits_fail_and_nothing_changes(void **state)
                              .synchronous = i % 3 ? "FULL" : "NORMAL",
                              .auto_vacuum = i % 3},
             fill_disk);
-    assert_true(refused > 5 && made > 50);
+    assert_true(refused > 0 && made > 50);
 }
 
 static void when_a_write_to_the_log_fails_the_commit_fails_and_nothing_changes(void **state)
@@ -181,7 +181,7 @@ static void when_a_write_to_the_log_fails_the_commit_fails_and_nothing_changes(v
                              .synchronous = i % 3 ? "FULL" : "NORMAL",
                              .auto_vacuum = i % 3},
             fail_a_write);
-    assert_true(refused > 5 && made > 50);
+    assert_true(refused > 0 && made > 50);
 }
 
 int main(void)
