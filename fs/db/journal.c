@@ -33,8 +33,13 @@ static bool segment_parse(const uint8_t in[JOURNAL_HEADER_SIZE], struct segment 
     out->page_count = get_be32(in + 16);
     out->sector_size = get_be32(in + 20);
     out->page_size = get_be32(in + 24);
-    return out->sector_size >= 32 && out->sector_size <= 65536 &&
-           (out->sector_size & (out->sector_size - 1)) == 0;
+    return true;
+}
+
+static bool sizes_valid(const struct segment *s)
+{
+    return ltx_page_size_valid(s->page_size) && s->sector_size >= 32 && s->sector_size <= 65536 &&
+           (s->sector_size & (s->sector_size - 1)) == 0;
 }
 
 static uint32_t record_checksum(uint32_t nonce, const uint8_t *page, uint32_t page_size)
@@ -55,8 +60,6 @@ static int segment_play_back(int fd, const struct segment *s, int64_t size, int6
     int64_t count = s->records == 0xffffffffu ? fit : s->records;
 
     *more = false;
-    /* SQLite takes a count of 0 in the last segment as "not synced": nothing was written to the
-     * database after it. */
     for (int64_t i = 0; i < count; i++) {
         if (*off + record_size > size)
             return 0;
@@ -66,18 +69,18 @@ static int segment_play_back(int fd, const struct segment *s, int64_t size, int6
         uint32_t pgno = get_be32(record);
         if (pgno == 0 || pgno == ltx_lock_pgno(s->page_size))
             return 0;
+        *off += record_size;
+        if (pgno > s->page_count)
+            continue;
         if (record_checksum(s->nonce, record + 4, s->page_size) !=
             get_be32(record + 4 + s->page_size))
             return 0;
-        if (pgno <= s->page_count) {
-            err = target.put(target.ctx, pgno, record + 4, s->page_size);
-            if (err)
-                return err;
-            (*pages)++;
-        }
-        *off += record_size;
+        err = target.put(target.ctx, pgno, record + 4, s->page_size);
+        if (err)
+            return err;
+        (*pages)++;
     }
-    *more = count > 0;
+    *more = true;
     return 0;
 }
 
@@ -97,7 +100,7 @@ int journal_play_back(int fd, struct journal_target target, uint32_t *pages)
         if (err || !segment_parse(bytes, &s))
             break;
         if (!first.page_size) {
-            if (!ltx_page_size_valid(s.page_size))
+            if (!sizes_valid(&s) || off + s.sector_size > size)
                 break;
             first = s;
             record = malloc((size_t)s.page_size + 8);
