@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds and runs the unit tests (cmocka programs): each test a line, under a sanitizer each program a line."""
+import concurrent.futures
 import glob
 import os
 import re
@@ -45,14 +46,18 @@ def build(results, sanitize, patterns):
     return done.returncode == 0
 
 
-def run(results, sanitize, patterns):
+def run(results, sanitize, patterns, jobs=1):
     results.title("unit tests" + (" under " + sanitize if sanitize else ""))
-    for name, path in programs(patterns):
-        program = os.path.join(TOP, folder(sanitize), path)
-        if sanitize:
-            _run_whole(results, sanitize, name, program, patterns)
-        else:
-            _run_each(results, name, program, patterns)
+    with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        running = []
+        for name, path in programs(patterns):
+            program = os.path.join(TOP, folder(sanitize), path)
+            if sanitize:
+                running.append(pool.submit(_run_whole, results, sanitize, name, program, patterns))
+            else:
+                running.append(pool.submit(_run_each, results, name, program, patterns))
+        for one in running:
+            one.result()
 
 
 def _wanted(patterns, name):
