@@ -461,6 +461,92 @@ static void bytes_that_are_not_ours_do_no_harm(void **state)
     drop_node(p);
 }
 
+/* A replica by hand: one request, its answer's header and body. */
+struct by_hand {
+    struct transport_peer *peer;
+    struct transport_call call;
+    struct msg_stamp stamp;
+    struct buf out;
+    struct msg_reader in;
+};
+
+static unsigned say(struct by_hand *h, const struct msg_writer *w)
+{
+    struct msg_header head;
+
+    assert_int_equal(w->err, 0);
+    assert_int_equal(peer_call(h->peer, &h->call, h->out.data, h->out.len, LONG_MS), 0);
+    assert_int_equal(msg_open(h->call.data, h->call.len, &head, &h->in), 0);
+    return head.type;
+}
+
+/* The TXIDs of the records that a PULL brings; *seq is what the answer is numbered. */
+static uint32_t pull_by_hand(struct by_hand *h, uint64_t session, uint32_t *seq, uint64_t *txids)
+{
+    struct msg_writer w = msg_begin(&h->out, MSG_PULL, &h->stamp);
+    struct msg_item item;
+    uint32_t n = 0;
+
+    msg_put_u64(&w, session);
+    msg_put_u32(&w, *seq);
+    assert_int_equal(say(h, &w), MSG_RECORDS);
+    *seq = msg_get_u32(&h->in);
+    msg_get_bool(&h->in);
+    while (msg_next_item(&h->in, &item) > 0) {
+        struct ltx_header header;
+        if (item.kind != MSG_RECORD)
+            continue;
+        assert_int_equal(ltx_header_decode(item.data, &header), 0);
+        txids[n++] = header.max_txid;
+    }
+    return n;
+}
+
+static void a_lost_answer_is_given_again(void **state)
+{
+    struct clusternode *p = make_node();
+    struct by_hand h = {.stamp = {.node_id = 77}};
+    struct msg_welcome welcome;
+    struct msg_subscription sub = {.name = "a", .generation = 1, .on = true};
+    struct msg_writer w;
+    uint64_t txids[16];
+    uint32_t seq = 0;
+
+    (void)state;
+    clusternode_start(p, true);
+    for (uint32_t i = 1; i <= 3; i++)
+        assert_int_equal(clusternode_write(p, "a", 512, i, 0), 0);
+    assert_int_equal(ledger_sync(store_find(p->store, "a"), 3), 0);
+    assert_int_equal(peer_open(&h.peer, p->url), 0);
+    w = msg_begin(&h.out, MSG_HELLO, &h.stamp);
+    msg_put_text(&w, "");
+    msg_put_u8(&w, 0);
+    assert_int_equal(say(&h, &w), MSG_WELCOME);
+    assert_int_equal(msg_get_welcome(&h.in, &welcome), 0);
+    w = msg_begin(&h.out, MSG_SUBSCRIBE, &h.stamp);
+    msg_put_u64(&w, welcome.session);
+    msg_put_subscription(&w, &sub);
+    assert_int_equal(say(&h, &w), MSG_OK);
+
+    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 3);
+    assert_true(seq == 1 && txids[0] == 1 && txids[2] == 3);
+    seq = 0; /* it never arrived */
+    assert_int_equal(clusternode_write(p, "a", 512, 4, 0), 0);
+    assert_int_equal(ledger_sync(store_find(p->store, "a"), 4), 0);
+    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 4);
+    assert_true(seq == 1 && txids[0] == 1 && txids[3] == 4);
+    assert_int_equal(clusternode_write(p, "a", 512, 5, 0), 0);
+    assert_int_equal(ledger_sync(store_find(p->store, "a"), 5), 0);
+    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 1);
+    assert_true(seq == 2 && txids[0] == 5);
+    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 0); /* the heartbeat */
+    assert_int_equal(seq, 3);
+    peer_done(&h.call);
+    peer_close(h.peer);
+    buf_fini(&h.out);
+    drop_node(p);
+}
+
 static void a_peer_of_another_version_is_told_so(void **state)
 {
     struct clusternode *p = make_node();
@@ -534,6 +620,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_primary_that_is_not_a_candidate_stays_none),
         cmocka_unit_test(a_node_of_another_cluster_does_not_start),
         cmocka_unit_test(bytes_that_are_not_ours_do_no_harm),
+        cmocka_unit_test(a_lost_answer_is_given_again),
         cmocka_unit_test(a_peer_of_another_version_is_told_so),
         cmocka_unit_test(a_higher_epoch_in_any_message_stops_a_primary),
     };
