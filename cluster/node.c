@@ -34,8 +34,8 @@ static void route(void *ctx, struct transport_request *r)
     struct msg_reader in;
     int rv = self_read(&n->self, r->data, r->len, &h, &in);
 
-    if (r->len > TRANSPORT_MESSAGE_MAX) {
-        route_bad(r, "too long for a message");
+    if (r->len > TRANSPORT_REQUEST_MAX) {
+        route_bad(r, "too long for a request");
         return;
     }
     if (rv == -ERR_VERSION) {

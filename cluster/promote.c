@@ -267,6 +267,9 @@ static int planned(struct promotion *p)
 
     if (rv != 0 || role_get(p->n->self.role) == ROLE_PRIMARY)
         return rv;
+    if (p->n->self.advertise[0] == '\0')
+        return fail(p, -ERR_UNSUPPORTED,
+                    "this node listens nowhere, so the primary could not follow it: set listen");
     rv = peer_open(&p->peer, p->primary);
     if (rv != 0)
         return fail_unreachable(p);

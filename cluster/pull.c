@@ -19,7 +19,8 @@ struct pull {
     struct follower *f;
     struct self_call call;
     uint32_t seq;
-    struct mono said; /* when it was last said that the primary does not answer */
+    int64_t heartbeat_ms; /* of the primary: an empty answer comes no later */
+    struct mono said;     /* when it was last said that the primary does not answer */
     bool complained;
 };
 
@@ -272,7 +273,7 @@ static int pull_once(struct pull *p)
     msg_put_u64(&w, f->session);
     msg_put_u32(&w, p->seq);
     put_acks(f, &w);
-    rv = self_call(f->self, f->peer, &p->call, w.err, MSG_RECORDS, 2 * f->heartbeat_ms + 2000);
+    rv = self_call(f->self, f->peer, &p->call, w.err, MSG_RECORDS, 2 * p->heartbeat_ms + 2000);
     if (rv != 0)
         return rv;
     mutex_lock(&f->mutex);
@@ -317,6 +318,7 @@ static int take_welcome(struct pull *p)
             f->list[i]->state = FOLLOW_NEW;
     mutex_unlock(&f->mutex);
     p->seq = 0;
+    p->heartbeat_ms = m.heartbeat_ms;
     return 0;
 }
 

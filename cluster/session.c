@@ -99,9 +99,15 @@ void sessions_fini(struct sessions *s)
 
 int session_open(struct sessions *s, uint64_t node_id, const char *url, struct session **out)
 {
-    struct session *x = calloc(1, sizeof *x);
+    struct session *x;
+    unsigned count = 0;
     int rv;
 
+    for (x = s->first; x != NULL; x = x->next)
+        count += x->node_id != node_id;
+    if (count >= SESSIONS_MAX)
+        return -ERR_BUSY;
+    x = calloc(1, sizeof *x);
     if (x == NULL)
         return -ERR_NOMEM;
     while (x->id == 0)

@@ -64,6 +64,7 @@ struct sessions {
     struct store *store;
 };
 
+#define SESSIONS_MAX 256
 #define SESSION_SILENT_MS 60000 /* after that a session and its pins are given up */
 
 void sessions_init(struct sessions *s, struct store *store);
@@ -71,7 +72,7 @@ void sessions_fini(struct sessions *s); /* as sessions_clear */
 
 /* The supply thread's. */
 
-/* Begins a session for the node; one that it had before ends. -ERR_NOMEM. */
+/* Begins a session for the node; one that it had before ends. -ERR_NOMEM; -ERR_BUSY: too many. */
 int session_open(struct sessions *s, uint64_t node_id, const char *url, struct session **out);
 struct session *session_find(struct sessions *s, uint64_t id);
 void session_touch(struct sessions *s, struct session *x);

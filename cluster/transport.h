@@ -14,8 +14,10 @@
  * breaks ends the call with -ERR_UNREACHABLE, and the caller knows what may be repeated.
  */
 
-/* No message is longer than this, bytes; a connection that brings a longer one is dropped. */
-#define TRANSPORT_MESSAGE_MAX (4u << 20)
+/* No request and no answer is longer than this, bytes; a connection that brings a longer one is
+ * dropped. */
+#define TRANSPORT_REQUEST_MAX (1u << 20)
+#define TRANSPORT_ANSWER_MAX (4u << 20)
 
 /*
  * The listening side.

@@ -33,8 +33,8 @@
 #define URL_SIZE 256
 #define END_MS 1000
 /* nng drops a longer message with its connection and says nothing; what lies between this and
- * TRANSPORT_MESSAGE_MAX is seen, and dropped with a log line. */
-#define MESSAGE_TAKEN_MAX (4u * TRANSPORT_MESSAGE_MAX)
+ * TRANSPORT_REQUEST_MAX is seen, and dropped with a log line. */
+#define REQUEST_TAKEN_MAX (2u * TRANSPORT_REQUEST_MAX)
 
 enum slot_state { SLOT_RECEIVE, SLOT_HELD, SLOT_SEND };
 
@@ -211,7 +211,7 @@ int transport_listen(struct transport **out, const char *url, transport_handler 
     connections_init(&t->connections);
     if ((rv = nng_rep0_open(&t->socket)) != 0)
         goto err;
-    if ((rv = nng_socket_set_size(t->socket, NNG_OPT_RECVMAXSZ, MESSAGE_TAKEN_MAX)) != 0 ||
+    if ((rv = nng_socket_set_size(t->socket, NNG_OPT_RECVMAXSZ, REQUEST_TAKEN_MAX)) != 0 ||
         (rv = watch_pipes(t->socket, &t->connections)) != 0 ||
         (rv = nng_listener_create(&t->listener, t->socket, url)) != 0 ||
         (rv = nng_listener_start(t->listener, 0)) != 0)
@@ -379,7 +379,7 @@ int peer_open(struct transport_peer **out, const char *url)
     if ((rv = nng_socket_set_ms(p->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE)) != 0 ||
         (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS)) != 0 ||
         (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS)) != 0 ||
-        (rv = nng_socket_set_size(p->socket, NNG_OPT_RECVMAXSZ, MESSAGE_TAKEN_MAX)) != 0 ||
+        (rv = nng_socket_set_size(p->socket, NNG_OPT_RECVMAXSZ, TRANSPORT_ANSWER_MAX)) != 0 ||
         (rv = watch_pipes(p->socket, &p->connections)) != 0 ||
         (rv = nng_dialer_create(&dialer, p->socket, url)) != 0 ||
         (rv = nng_dialer_start(dialer, NNG_FLAG_NONBLOCK)) != 0)
