@@ -139,7 +139,7 @@ static int change_size(struct fs *fs, struct inode *i, struct handle *h, bool ow
         err = truncate_by_path(fs, i, size);
     else if (file_ops->ftruncate(h->fd, size))
         err = errno;
-    if (!err && id && (rc = database_after_truncate(id->db, id->kind, own, size)))
+    if (id && (rc = database_after_truncate(id->db, id->kind, own, err ? -1 : size)))
         err = err_errno(rc);
     return err;
 }

@@ -105,9 +105,10 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
     int err = id ? permit_write(fs, id->kind, h->own) : 0;
     if (!err && id && (rc = database_before_write(id->db, id->kind, h->own, off, size)))
         err = err_errno(rc);
+    bool begun = !err && id;
     if (!err)
         err = write_backing(h->fd, data, size, off, &written);
-    if (!err && id && (rc = database_after_write(id->db, id->kind, h->own, off, written)))
+    if (begun && (rc = database_after_write(id->db, id->kind, h->own, off, written)))
         err = err_errno(rc);
     if (err) {
         fuse_reply_err(req, err);
@@ -171,11 +172,11 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
     size_t added = grows ? (size_t)(off + len - st.st_size) : 0;
     if (grows && id && (rc = database_before_write(id->db, id->kind, h->own, st.st_size, added)))
         err = err_errno(rc);
+    bool begun = !err && grows && id;
     loop_long_begin();
     if (!err && file_ops->fallocate(h->fd, mode, off, len))
         err = errno;
-    if (!err && grows && id &&
-        (rc = database_after_write(id->db, id->kind, h->own, st.st_size, added)))
+    if (begun && (rc = database_after_write(id->db, id->kind, h->own, st.st_size, err ? 0 : added)))
         err = err_errno(rc);
     loop_long_end();
     fuse_reply_err(req, err);

@@ -47,6 +47,14 @@ int role_enter(struct role_state *r)
     return rc;
 }
 
+int role_may_enter(struct role_state *r)
+{
+    mutex_lock(&r->mutex);
+    int rc = r->open ? 0 : r->close_reason;
+    mutex_unlock(&r->mutex);
+    return rc;
+}
+
 void role_leave(struct role_state *r)
 {
     mutex_lock(&r->mutex);

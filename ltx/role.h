@@ -40,6 +40,8 @@ void role_fini(struct role_state *r);
  * blocks for long. */
 int role_enter(struct role_state *r);
 void role_leave(struct role_state *r);
+/* What role_enter would return, without entering: is it worth to begin a transaction? */
+int role_may_enter(struct role_state *r);
 
 /* Nobody enters from now on; waits at most `ms` for those inside. -ERR_TIMEOUT: some are still
  * inside. */

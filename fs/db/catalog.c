@@ -38,6 +38,7 @@ static void database_free(struct database *db)
     capture_wal_fini(db);
     dirty_fini(&db->dirty);
     ledger_tx_fini(&db->tx);
+    cond_fini(&db->unchanging);
     mutex_fini(&db->mutex);
     free(db->path);
     free(db);
@@ -78,6 +79,7 @@ static struct database *database_new(struct catalog *c, const char *path)
     db->catalog = c;
     db->main_fd = db->wal_fd = -1;
     mutex_init(&db->mutex, RANK_FS_DATABASE);
+    cond_init(&db->unchanging);
     db->ledger = store_find(c->store, path);
     return db;
 }
@@ -320,6 +322,7 @@ int catalog_become_primary(struct catalog *c)
         return -ERR_NOMEM;
     for (size_t i = 0; i < count; i++) {
         mutex_lock(&all[i]->mutex);
+        all[i]->demoted = false;
         database_close_files(all[i]);
         int err = capture_wal_attach(all[i]);
         if (err)

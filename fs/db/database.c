@@ -18,7 +18,38 @@ static bool is_primary(struct database *db)
 /* On a replica only the daemon's own handles change anything but the shared memory. */
 static int may_change(struct database *db, enum file_kind kind, bool own)
 {
-    return own || kind == FILE_SHM || is_primary(db) ? 0 : -ERR_READONLY;
+    if (own || kind == FILE_SHM)
+        return 0;
+    return is_primary(db) && !db->demoted ? 0 : -ERR_READONLY;
+}
+
+/* Between these two a file is being changed by a client; demotion waits for the end. */
+static int begin_change(struct database *db, enum file_kind kind)
+{
+    mutex_lock(&db->mutex);
+    int err = may_change(db, kind, false);
+    if (!err)
+        db->changing++;
+    mutex_unlock(&db->mutex);
+    return err;
+}
+
+static void end_change(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    if (--db->changing == 0)
+        cond_broadcast(&db->unchanging);
+    mutex_unlock(&db->mutex);
+}
+
+/*
+ * A transaction that begins while the gate is closed could not commit, and would have to be rolled
+ * back in a hurry. One that has begun goes on, to its refused commit and its rollback. The mutex is
+ * held.
+ */
+static int may_begin(struct database *db)
+{
+    return db->journal_hot ? 0 : role_may_enter(database_role(db));
 }
 
 /* Writes to the database file while a WAL is in use are a checkpoint's: the records hold these
@@ -132,7 +163,9 @@ static int before_main_write(struct database *db, size_t n)
         return 0;
     }
     mutex_lock(&db->mutex);
-    int err = reserve(db, n);
+    int err = may_begin(db);
+    if (!err)
+        err = reserve(db, n);
     if (!err && db->ledger && !db->journal_hot && !ledger_is_unclean(db->ledger))
         err = ledger_set_unclean(db->ledger, true);
     mutex_unlock(&db->mutex);
@@ -177,36 +210,45 @@ static int before_journal_write(struct database *db, int64_t off, size_t n)
     /* PERSIST mode zeroes the header, and writes it whole (with its sector) or without its end for
      * any other reason. The record comes first: once the header is gone nothing can be undone. */
     bool finishes = db->journal_hot && n == JOURNAL_HEADER_SIZE;
-    if (!finishes)
+    int err = may_begin(db);
+    if (!err && !finishes)
         keep_journal_header(db);
     mutex_unlock(&db->mutex);
-    return finishes ? finish_journal(db) : 0;
+    return finishes ? finish_journal(db) : err;
+}
+
+static int before_wal_write(struct database *db, int64_t off)
+{
+    mutex_lock(&db->mutex);
+    int err = capture_wal_may_write(db, off);
+    bool poke = !err && capture_wal_overwrites(db, off);
+    if (poke) {
+        /* Its writer died before it told anybody; the settler brings the wal-index forward. */
+        db->wal.index_behind = true;
+        err = -ERR_IO;
+    }
+    mutex_unlock(&db->mutex);
+    if (poke)
+        catalog_poke(db->catalog);
+    return err;
 }
 
 int database_before_write(struct database *db, enum file_kind kind, bool own, int64_t off, size_t n)
 {
-    bool poke = false;
-    int err = may_change(db, kind, own);
-    if (err || own)
+    if (own)
+        return 0;
+    int err = begin_change(db, kind);
+    if (err)
         return err;
-    switch (kind) {
-    case FILE_MAIN: return before_main_write(db, n);
-    case FILE_WAL:
-        mutex_lock(&db->mutex);
-        err = capture_wal_may_write(db, off);
-        if (!err && capture_wal_overwrites(db, off)) {
-            /* Its writer died before it told anybody; the settler brings the wal-index forward. */
-            db->wal.index_behind = true;
-            err = -ERR_IO;
-            poke = true;
-        }
-        mutex_unlock(&db->mutex);
-        if (poke)
-            catalog_poke(db->catalog);
-        return err;
-    case FILE_JOURNAL: return before_journal_write(db, off, n);
-    default: return 0;
-    }
+    if (kind == FILE_MAIN)
+        err = before_main_write(db, n);
+    else if (kind == FILE_WAL)
+        err = before_wal_write(db, off);
+    else if (kind == FILE_JOURNAL)
+        err = before_journal_write(db, off, n);
+    if (err)
+        end_change(db);
+    return err;
 }
 
 /* What the journal's header says now. If it was finished in another way than SQLite does it, what
@@ -241,6 +283,10 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
     bool finish = false, wanted = false, poke = false;
     if (own)
         return 0;
+    if (n == 0) {
+        end_change(db);
+        return 0;
+    }
     mutex_lock(&db->mutex);
     switch (kind) {
     case FILE_WAL:
@@ -269,6 +315,7 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
         catalog_poke(db->catalog);
     if (!err && finish && wanted)
         err = sync_log(db);
+    end_change(db);
     return err;
 }
 
@@ -286,14 +333,18 @@ static bool follows_commit(struct database *db, int64_t size)
 
 int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size)
 {
-    int err = may_change(db, kind, own);
-    if (err || own)
+    if (own)
+        return 0;
+    int err = begin_change(db, kind);
+    if (err)
         return err;
     if (kind == FILE_JOURNAL && size == 0)
-        return finish_journal(db);
-    if (kind == FILE_MAIN && !follows_commit(db, size))
-        return before_main_write(db, 0);
-    return 0;
+        err = finish_journal(db);
+    else if (kind == FILE_MAIN && !follows_commit(db, size))
+        err = before_main_write(db, 0);
+    if (err)
+        end_change(db);
+    return err;
 }
 
 int database_after_truncate(struct database *db, enum file_kind kind, bool own, int64_t size)
@@ -302,6 +353,10 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     bool poke = false;
     if (own)
         return 0;
+    if (size < 0) {
+        end_change(db);
+        return 0;
+    }
     mutex_lock(&db->mutex);
     if (db->ledger)
         ledger_info(db->ledger, &info);
@@ -319,6 +374,7 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     mutex_unlock(&db->mutex);
     if (poke)
         catalog_poke(db->catalog);
+    end_change(db);
     return 0;
 }
 

@@ -50,7 +50,8 @@ void database_released(struct database *db, enum file_kind kind, int flags, bool
 /*
  * Around a write of n bytes at `off`: _before may refuse it; then the adapter writes to the backing
  * file; _after may fail it (the commit could not be captured; _after has undone in the backing file
- * what must not stay).
+ * what must not stay). Each _before that returned 0 is followed by its _after, also when the file
+ * itself could not be changed: then with n = 0, or size = -1.
  */
 int database_before_write(struct database *db, enum file_kind kind, bool own, int64_t off,
                           size_t n);

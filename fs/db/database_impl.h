@@ -28,6 +28,11 @@ struct database {
     struct applier *applier; /* replica: the thread that works on it, NULL if none */
 
     struct mutex mutex;                /* RANK_FS_DATABASE; guards all that follows */
+    /* Changes by clients that have begun and not ended; no new one begins while `demoted`. */
+    unsigned changing;
+    bool demoted;
+    struct cond unchanging; /* signalled when `changing` falls to 0 */
+
     struct ledger *ledger;             /* NULL until there was a record; set once */
     int main_fd, wal_fd;               /* backing files, -1 if not open */
     unsigned handles[FILE_KIND_COUNT]; /* of clients */

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -58,24 +59,55 @@ static int roll_back(struct database *db)
     return err;
 }
 
-static void demote(struct database *db)
+/* From here on clients change nothing; what one has in hand is finished first. */
+static bool stop_changes(struct database *db)
 {
     mutex_lock(&db->mutex);
+    db->demoted = true;
+    while (db->changing > 0)
+        cond_wait(&db->unchanging, &db->mutex);
     bool hot = db->journal_hot;
     mutex_unlock(&db->mutex);
+    return hot;
+}
 
+/*
+ * Does the file hold what the ledger says, in the pages that were changed? A journal does not bring
+ * back the bytes of pages that were unused before its transaction.
+ */
+static bool is_whole(struct database *db, bool rolled_back)
+{
+    struct ledger_info info;
+    if (!dirty_any(&db->dirty))
+        return true;
+    if (!rolled_back || db->dirty.all || !db->ledger)
+        return false;
+    ledger_info(db->ledger, &info);
+    uint8_t *page = malloc(info.page_size);
+    bool whole = page != NULL;
+    for (uint32_t i = 0; whole && i < db->dirty.len; i++) {
+        uint32_t pgno = db->dirty.pgno[i];
+        if (pgno <= info.commit && pgno != ltx_lock_pgno(info.page_size))
+            whole = database_read_main(db, info.page_size, pgno, page) == 0 &&
+                    checksum_page(pgno, page, info.page_size) == ledger_page_sum(db->ledger, pgno);
+    }
+    free(page);
+    return whole;
+}
+
+static void demote(struct database *db)
+{
+    bool hot = stop_changes(db);
     int err = hot ? roll_back(db) : 0;
 
     mutex_lock(&db->mutex);
-    if (hot && !err)
-        dirty_clear(&db->dirty);
-    if (err || dirty_any(&db->dirty)) {
+    if (err || !is_whole(db, hot)) {
         log_warn("follow", "%s: holds changes that never became a record; it is fetched again",
                  db->path);
         if (db->ledger)
             ledger_set_damaged(db->ledger, "holds changes that never became a record");
-        dirty_clear(&db->dirty);
     }
+    dirty_clear(&db->dirty);
     db->leftover = false;
     db->journal_hot = false;
     db->sync_wanted = false;
