@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 
-from lib import check, clients
+from lib import check
 from lib.case import equal, need, test, wait_for
 from lib.cluster import Cluster
 

@@ -82,7 +82,7 @@ class Node:
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
-            raise AssertionError("%s does not die of SIGKILL: a thread of it waits for its own mount" % self.name) from None
+            raise AssertionError("%s does not die of SIGKILL: does it wait for its own mount?" % self.name) from None
 
     def term(self, limit=20, sig=signal.SIGTERM, status=0):
         """Asks it to end, and sees that it does, cleanly."""
