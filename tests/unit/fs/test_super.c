@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "ltx/base/err.h"
+#include "ltx/base/logger.h"
+#include "tests/lib/dice.h"
+#include "tests/lib/fsnode.h"
+#include "tests/lib/logcopy.h"
+#include "tests/lib/sql.h"
+
+/* Transactions over three attached databases, which a super-journal ties together. */
+
+#define DATABASES 3
+#define TRANSACTIONS 6
+#define SAMPLES 50
+
+static const char *const names[DATABASES] = {"a.db", "sub/b.db", "c.db"};
+static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST"};
+
+static char root[SCRATCH_PATH_MAX];
+static struct fsnode node;
+
+static struct report {
+    unsigned acknowledged;
+    uint64_t steps;
+} * report;
+
+static void begin(void)
+{
+    scratch_make(root);
+    fsnode_open(&node, root, false);
+    mkdir(fsnode_path(&node, "sub"), 0755);
+    fsnode_lead(&node);
+    tapvfs_register(fsnode_listen, &node);
+    fsnode_fill_disk(false);
+}
+
+static void end(void)
+{
+    fsnode_close(&node);
+    scratch_remove(root);
+}
+
+static sqlite3 *open_all(const char *mode)
+{
+    sqlite3 *db = sql_open(fsnode_path(&node, names[0]), "tap");
+    sql_do(db, "ATTACH '%s' AS b; ATTACH '%s' AS c", fsnode_path(&node, names[1]),
+           fsnode_path(&node, names[2]));
+    if (mode)
+        sql_do(db,
+               "PRAGMA main.journal_mode=%s; PRAGMA b.journal_mode=%s; PRAGMA c.journal_mode=%s",
+               mode, mode, mode);
+    sql_do(db, "PRAGMA main.cache_size=5; PRAGMA b.cache_size=5; PRAGMA c.cache_size=5");
+    return db;
+}
+
+static void create(sqlite3 *db)
+{
+    static const char *const schema[] = {"main", "b", "c"};
+    for (unsigned i = 0; i < DATABASES; i++)
+        sql_do(db,
+               "CREATE TABLE IF NOT EXISTS %s.m(n); CREATE TABLE IF NOT EXISTS %s.t(x);"
+               "INSERT INTO %s.m SELECT 0 WHERE NOT EXISTS(SELECT 1 FROM %s.m)",
+               schema[i], schema[i], schema[i], schema[i]);
+}
+
+static int transaction(sqlite3 *db, unsigned n)
+{
+    return sql_try(
+        db,
+        "BEGIN; UPDATE main.m SET n=%u; UPDATE b.m SET n=%u; UPDATE c.m SET n=%u;"
+        "INSERT INTO main.t VALUES(zeroblob(%u)); INSERT INTO b.t VALUES(zeroblob(9000));"
+        "UPDATE b.t SET x = zeroblob(%u); INSERT INTO c.t VALUES(1); COMMIT",
+        n, n, n, 100 + n * 700, 500 + n * 100);
+}
+
+/* What the log of each database says is what SQLite sees; the number of the last transaction. */
+static void look(unsigned numbers[DATABASES])
+{
+    fsnode_settle(&node);
+    for (unsigned i = 0; i < DATABASES; i++) {
+        struct logcopy copy;
+        size_t size;
+        sqlite3 *db = sql_open(fsnode_path(&node, names[i]), "tap");
+        sql_check(db);
+        fsnode_settle(&node);
+        uint8_t *bytes = sql_bytes(db, "main", &size);
+        logcopy_open(&copy);
+        logcopy_advance(&copy, fsnode_ledger(&node, names[i]));
+        if (!logcopy_equals(&copy, bytes, size))
+            fail_msg("%s: the log is not what SQLite sees", names[i]);
+        numbers[i] = sql_int(db, "SELECT count(*) FROM sqlite_schema WHERE name='m'")
+                         ? (unsigned)sql_int(db, "SELECT total(n) FROM m")
+                         : 0;
+        logcopy_close(&copy);
+        sqlite3_free(bytes);
+        sql_close(db);
+    }
+}
+
+static void each_database_gets_its_record(void **state)
+{
+    (void)state;
+    for (unsigned mode = 0; mode < 3; mode++) {
+        unsigned numbers[DATABASES];
+        begin();
+        sqlite3 *db = open_all(modes[mode]);
+        create(db);
+        for (unsigned n = 1; n <= TRANSACTIONS; n++) {
+            uint64_t before[DATABASES];
+            for (unsigned i = 0; i < DATABASES; i++)
+                before[i] = fsnode_txid(&node, names[i]);
+            assert_int_equal(transaction(db, n), SQLITE_OK);
+            look(numbers);
+            for (unsigned i = 0; i < DATABASES; i++) {
+                assert_int_equal(numbers[i], n);
+                assert_true(fsnode_txid(&node, names[i]) == before[i] + 1);
+            }
+        }
+        sql_close(db);
+        end();
+    }
+}
+
+static void a_refused_one_leaves_all_as_they_were(void **state)
+{
+    (void)state;
+    for (unsigned mode = 0; mode < 3; mode++) {
+        unsigned numbers[DATABASES];
+        begin();
+        sqlite3 *db = open_all(modes[mode]);
+        create(db);
+        assert_int_equal(transaction(db, 1), SQLITE_OK);
+        assert_int_equal(role_close(&node.role, -ERR_NOTPRIMARY, 1000), 0);
+        assert_int_equal(transaction(db, 2) & 0xff, SQLITE_IOERR);
+        (void)sql_try(db, "ROLLBACK");
+        sql_close(db);
+        role_open(&node.role);
+        look(numbers);
+        for (unsigned i = 0; i < DATABASES; i++)
+            assert_int_equal(numbers[i], 1);
+        db = open_all(NULL);
+        assert_int_equal(transaction(db, 3), SQLITE_OK);
+        sql_close(db);
+        look(numbers);
+        assert_true(numbers[0] == 3 && numbers[1] == 3 && numbers[2] == 3);
+        end();
+    }
+}
+
+static void work(const char *mode, bool create_only)
+{
+    sqlite3 *db = open_all(mode);
+    create(db);
+    for (unsigned n = 1; n <= TRANSACTIONS && !create_only && !tapvfs_killed(); n++)
+        if (transaction(db, n) == SQLITE_OK && !tapvfs_killed())
+            report->acknowledged = n;
+    sql_close(db);
+}
+
+/* Killed at one of its calls, the client leaves the transaction in all of them or in none. */
+static void a_killed_client_leaves_all_or_none(void **state)
+{
+    (void)state;
+    uint64_t calls = 0;
+    for (unsigned i = 0; i <= SAMPLES; i++) {
+        unsigned numbers[DATABASES];
+        const char *mode = modes[i % 3];
+        begin();
+        work(mode, true);
+        report->acknowledged = 0;
+        sqlite3 *db = open_all(NULL);
+        tapvfs_kill_at(i == 0 ? 0 : 1 + dice_u64() % calls);
+        for (unsigned n = 1; n <= TRANSACTIONS && !tapvfs_killed(); n++)
+            if (transaction(db, n) == SQLITE_OK && !tapvfs_killed())
+                report->acknowledged = n;
+        sql_close(db);
+        if (i == 0)
+            calls = tapvfs_calls() * 9 / 10;
+        tapvfs_register(fsnode_listen, &node);
+        look(numbers);
+        if (numbers[0] != numbers[1] || numbers[0] != numbers[2] ||
+            numbers[0] < report->acknowledged)
+            fail_msg("%s: %u acknowledged, the databases have %u, %u and %u", mode,
+                     report->acknowledged, numbers[0], numbers[1], numbers[2]);
+        end();
+    }
+}
+
+static int work_and_die(const char *mode, uint64_t die_at)
+{
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        fsnode_open(&node, root, false);
+        mkdir(fsnode_path(&node, "sub"), 0755);
+        fsnode_lead(&node);
+        tapvfs_register(fsnode_listen, &node);
+        fsnode_die_at(die_at);
+        work(mode, false);
+        report->steps = fsnode_steps();
+        fsnode_close(&node);
+        _exit(0);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_crash_loses_nothing_that_was_acknowledged(void **state)
+{
+    (void)state;
+    uint64_t steps = 0;
+    for (unsigned i = 0; i <= SAMPLES; i++) {
+        unsigned numbers[DATABASES];
+        const char *mode = modes[i % 3];
+        scratch_make(root);
+        report->acknowledged = 0;
+        int code = work_and_die(mode, i == 0 ? 0 : 1 + dice_u64() % steps);
+        assert_true(code == 0 || code == FSNODE_DIED);
+        if (i == 0)
+            steps = report->steps;
+        fsnode_open(&node, root, false);
+        fsnode_lead(&node);
+        tapvfs_register(fsnode_listen, &node);
+        look(numbers);
+        for (unsigned k = 0; k < DATABASES; k++)
+            if (numbers[k] < report->acknowledged || numbers[k] > report->acknowledged + 1)
+                fail_msg("%s: %u acknowledged, %s has %u", mode, report->acknowledged, names[k],
+                         numbers[k]);
+        end();
+    }
+}
+
+int main(void)
+{
+    logger_configure(LOGGER_ERROR, false);
+    tapvfs_lock_by_description();
+    report = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_database_gets_its_record),
+        cmocka_unit_test(a_refused_one_leaves_all_as_they_were),
+        cmocka_unit_test(a_killed_client_leaves_all_or_none),
+        cmocka_unit_test(a_crash_loses_nothing_that_was_acknowledged),
+    };
+    if (getenv("TEST_FILTER"))
+        cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
