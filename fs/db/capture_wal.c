@@ -488,7 +488,9 @@ static int extend_map(struct database *db, uint32_t upto)
                             wal_frame_offset(w->header.page_size, w->map_frames + 1));
         if (err)
             return err;
-        bool ours = memcmp(head + 8, w->header.salt, sizeof w->header.salt) == 0;
+        /* What was captured belongs here also without salts: see wal_frame_unsealed. */
+        bool ours = w->map_frames < w->captured ||
+                    memcmp(head + 8, w->header.salt, sizeof w->header.salt) == 0;
         w->map[w->map_frames++] = ours ? get_be32(head) : 0;
     }
     return 0;
