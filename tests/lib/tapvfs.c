@@ -77,10 +77,12 @@ static int tap_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 o
 {
     struct tap_file *f = tap_of(file);
     int err = dies(f->survivor) ? EIO : tell(f, TAP_BEFORE_WRITE, off, (size_t)n);
-    if (!err && f->real->pMethods->xWrite(f->real, buf, n, off) != SQLITE_OK)
+    if (!err && f->real->pMethods->xWrite(f->real, buf, n, off) != SQLITE_OK) {
+        (void)tell(f, TAP_AFTER_WRITE, off, 0);
         err = EIO;
-    if (!err)
+    } else if (!err) {
         err = tell(f, TAP_AFTER_WRITE, off, (size_t)n);
+    }
     return err == 0 ? SQLITE_OK : err == ENOSPC ? SQLITE_FULL : SQLITE_IOERR_WRITE;
 }
 
@@ -88,10 +90,12 @@ static int tap_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
     struct tap_file *f = tap_of(file);
     int err = dies(f->survivor) ? EIO : tell(f, TAP_BEFORE_TRUNCATE, size, 0);
-    if (!err && f->real->pMethods->xTruncate(f->real, size) != SQLITE_OK)
+    if (!err && f->real->pMethods->xTruncate(f->real, size) != SQLITE_OK) {
+        (void)tell(f, TAP_AFTER_TRUNCATE, -1, 0);
         err = EIO;
-    if (!err)
+    } else if (!err) {
         err = tell(f, TAP_AFTER_TRUNCATE, size, 0);
+    }
     return err ? SQLITE_IOERR_TRUNCATE : SQLITE_OK;
 }
 

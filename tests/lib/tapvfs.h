@@ -16,10 +16,10 @@ enum tap_op {
     TAP_MAY_OPEN,
     TAP_OPENED,
     TAP_BEFORE_WRITE,
-    TAP_AFTER_WRITE,
+    TAP_AFTER_WRITE,     /* n = 0: nothing was written */
     TAP_BEFORE_TRUNCATE, /* to `off` bytes */
-    TAP_AFTER_TRUNCATE,
-    TAP_SYNC, /* instead of the system's: the listener syncs what must be */
+    TAP_AFTER_TRUNCATE,  /* off = -1: it was not */
+    TAP_SYNC,            /* instead of the system's: the listener syncs what must be */
     TAP_FLUSHED,
     TAP_RELEASED,
     TAP_BEFORE_UNLINK,

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "ltx/base/clock.h"
+#include "ltx/base/err.h"
+#include "ltx/base/logger.h"
+#include "tests/lib/dice.h"
+#include "tests/lib/fsnode.h"
+#include "tests/lib/logcopy.h"
+#include "tests/lib/sql.h"
+#include "tests/lib/sqlwork.h"
+
+/*
+ * A primary on which SQLite works through the tap, and a replica that is handed its records and
+ * applies them, as a client of its own tree. No network, no mount.
+ */
+
+#define LIMIT_MS 20000
+#define NAME "sub/app.db"
+
+static char root[SCRATCH_PATH_MAX], replica_root[SCRATCH_PATH_MAX];
+static struct fsnode primary, replica;
+
+static void begin(void)
+{
+    scratch_make(root);
+    scratch_make(replica_root);
+    fsnode_open(&primary, root, false);
+    fsnode_lead(&primary);
+    tapvfs_register(fsnode_listen, &primary);
+    assert_int_equal(mkdir(fsnode_path(&primary, "sub"), 0755), 0);
+    fsnode_open(&replica, replica_root, true);
+    fsnode_follow(&replica);
+}
+
+static void end(void)
+{
+    fsnode_close(&replica);
+    fsnode_close(&primary);
+    scratch_remove(root);
+    scratch_remove(replica_root);
+}
+
+static void hand_over(struct txlog_entry *e, struct ledger *to)
+{
+    static uint8_t bytes[60000];
+    struct ledger_receive r = {0};
+    assert_int_equal(ledger_receive_begin(to, &r, e->size, 0), 0);
+    for (uint64_t off = 0; off < e->size; off += sizeof bytes) {
+        size_t n = e->size - off < sizeof bytes ? (size_t)(e->size - off) : sizeof bytes;
+        assert_int_equal(txlog_entry_read(e, off, bytes, n), 0);
+        assert_int_equal(ledger_receive_write(&r, bytes, n), 0);
+    }
+    assert_int_equal(ledger_receive_finish(&r, NULL), 0);
+}
+
+/* What the source has and the other lacks. */
+static void ship(struct fsnode *from, struct fsnode *to, const char *name)
+{
+    struct txlog_entry e = {0};
+    struct ledger *source = fsnode_ledger(from, name), *l;
+    if (!source)
+        return;
+    assert_int_equal(store_get(to->store, name, &l), 0);
+    int err = txlog_find_from(ledger_log(source), ledger_last(l), &e);
+    while (!err) {
+        hand_over(&e, l);
+        err = txlog_next(ledger_log(source), &e);
+    }
+    assert_int_equal(err, -ERR_NOTFOUND);
+    assert_true(position_equal(ledger_last(source), ledger_last(l)));
+}
+
+static void wait_applied(struct fsnode *n, const char *name)
+{
+    struct ledger *l = fsnode_ledger(n, name);
+    struct feed *feed = store_feed(n->store);
+    struct mono start = mono_now();
+    struct ledger_info info;
+    for (;;) {
+        uint64_t seen = feed_count(feed);
+        ledger_info(l, &info);
+        if (info.damaged)
+            fail_msg("%s: %s", name, info.damage);
+        if (position_equal(info.last, info.applied))
+            return;
+        if (mono_since_ms(start) > LIMIT_MS)
+            fail_msg("%s: TXID %llu is not applied", name, (unsigned long long)info.last.txid);
+        feed_wait(feed, seen, 100);
+    }
+}
+
+static uint8_t *seen(struct fsnode *n, const char *name, size_t *size)
+{
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open_v2(fsnode_path(n, name), &db, SQLITE_OPEN_READONLY, NULL),
+                     SQLITE_OK);
+    sqlite3_busy_timeout(db, 10000);
+    sql_check(db);
+    uint8_t *bytes = sql_bytes(db, "main", size);
+    sql_close(db);
+    return bytes;
+}
+
+static void assert_same(struct fsnode *n, const char *name, struct logcopy *copy, const char *after)
+{
+    size_t size;
+    uint8_t *bytes = seen(n, name, &size);
+    logcopy_advance(copy, fsnode_ledger(n, name));
+    if (!logcopy_equals(copy, bytes, size))
+        fail_msg("after \"%s\", at TXID %llu, readers do not see what the log says", after,
+                 (unsigned long long)copy->at.txid);
+    sqlite3_free(bytes);
+}
+
+static void run(struct sqlwork w, unsigned steps)
+{
+    struct logcopy copy;
+    begin();
+    logcopy_open(&copy);
+    w.dice = dice_u64();
+    w.db = sql_open(fsnode_path(&primary, NAME), "tap");
+    sqlwork_begin(&w);
+    for (unsigned i = 0; i < steps; i++) {
+        assert_int_equal(sqlwork_step(&w), SQLITE_OK);
+        if (dice_below(3) == 0)
+            continue; /* several records at once */
+        ship(&primary, &replica, NAME);
+        wait_applied(&replica, NAME);
+        assert_same(&replica, NAME, &copy, w.last);
+    }
+    sql_close(w.db);
+    ship(&primary, &replica, NAME);
+    wait_applied(&replica, NAME);
+    assert_same(&replica, NAME, &copy, "close");
+    logcopy_close(&copy);
+    end();
+}
+
+static void a_replica_follows_in_every_journal_mode(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"DELETE", "WAL", "TRUNCATE", "PERSIST", "WAL", "WAL"};
+    for (unsigned i = 0; i < 6; i++)
+        run((struct sqlwork){.journal_mode = modes[i],
+                             .page_size = i == 4 ? 65536 : 512u << i,
+                             .row_bytes = i == 4 ? 30000 : 0,
+                             .auto_vacuum = i % 3},
+            40);
+}
+
+static void a_replica_follows_when_modes_and_page_sizes_change(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 3; i++)
+        run((struct sqlwork){.journal_mode = i ? "WAL" : "DELETE",
+                             .page_size = 1024,
+                             .changes_mode = true,
+                             .changes_page_size = true},
+            60);
+}
+
+/* A reader's snapshot stays, and the others go on. */
+static void a_long_read_stops_nobody(void **state)
+{
+    (void)state;
+    begin();
+    sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+    sql_do(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    ship(&primary, &replica, NAME);
+    wait_applied(&replica, NAME);
+    sqlite3 *slow = sql_open(fsnode_path(&replica, NAME), NULL);
+    sqlite3 *quick = sql_open(fsnode_path(&replica, NAME), NULL);
+    sql_do(slow, "BEGIN");
+    assert_int_equal(sql_int(slow, "SELECT count(*) FROM t"), 1);
+    for (unsigned i = 1; i <= 1500; i++) {
+        sql_do(db, "INSERT INTO t VALUES(%u)", i);
+        if (i % 50)
+            continue;
+        ship(&primary, &replica, NAME);
+        wait_applied(&replica, NAME);
+        assert_int_equal(sql_int(quick, "SELECT count(*) FROM t"), i + 1);
+        assert_int_equal(sql_int(slow, "SELECT count(*) FROM t"), 1);
+    }
+    sql_do(slow, "COMMIT");
+    assert_int_equal(sql_int(slow, "SELECT count(*) FROM t"), 1501);
+    sql_check(slow);
+    sql_close(slow);
+    sql_close(quick);
+    sql_close(db);
+    end();
+}
+
+static void a_deleted_database_goes_and_comes_back(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"DELETE", "WAL"};
+    for (unsigned i = 0; i < 4; i++) {
+        struct logcopy copy;
+        begin();
+        for (unsigned round = 0; round < 3; round++) {
+            sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+            sql_do(db,
+                   "PRAGMA page_size=%u; PRAGMA journal_mode=%s; CREATE TABLE t(x);"
+                   "INSERT INTO t VALUES(zeroblob(%u))",
+                   1024u << round, modes[(i + round) % 2], 5000 * (round + 1));
+            sql_close(db);
+            ship(&primary, &replica, NAME);
+            wait_applied(&replica, NAME);
+            logcopy_open(&copy);
+            assert_same(&replica, NAME, &copy, "creation");
+            logcopy_close(&copy);
+            sqlite3_vfs *tap = sqlite3_vfs_find("tap");
+            assert_int_equal(tap->xDelete(tap, fsnode_path(&primary, NAME), 0), SQLITE_OK);
+            ship(&primary, &replica, NAME);
+            wait_applied(&replica, NAME);
+            assert_int_equal(access(fsnode_path(&replica, NAME), F_OK), -1);
+        }
+        end();
+    }
+}
+
+/* The replica becomes the primary, and the other way round, several times. */
+static void roles_may_change(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"DELETE", "WAL", "PERSIST", "TRUNCATE"};
+    for (unsigned i = 0; i < 4; i++) {
+        struct fsnode *from = &primary, *to = &replica;
+        unsigned rows = 0;
+        begin();
+        fsnode_close(&primary);
+        fsnode_open(&primary, root, true);
+        fsnode_lead(&primary);
+        for (unsigned round = 0; round < 6; round++) {
+            tapvfs_register(fsnode_listen, from);
+            sqlite3 *db = sql_open(fsnode_path(from, NAME), "tap");
+            sql_do(db,
+                   "PRAGMA journal_mode=%s; PRAGMA cache_size=5;"
+                   "CREATE TABLE IF NOT EXISTS t(x, y)",
+                   modes[(i + (round > 3)) % 4]);
+            for (unsigned n = 0; n < 20; n++, rows++)
+                sql_do(db, "INSERT INTO t VALUES(%u, zeroblob(%u))", rows, dice_below(3000));
+            if (round % 2) /* an idle client stays */
+                sql_close(db);
+            fsnode_follow(from);
+            ship(from, to, NAME);
+            wait_applied(to, NAME);
+            fsnode_lead(to);
+            assert_true(position_equal(ledger_last(fsnode_ledger(from, NAME)),
+                                       ledger_last(fsnode_ledger(to, NAME))));
+            if (round % 2 == 0) {
+                assert_int_equal(sql_int(db, "SELECT count(*) FROM t"), rows);
+                assert_true(sql_try(db, "INSERT INTO t VALUES(1, 2)") != SQLITE_OK);
+                sql_close(db);
+            }
+            struct fsnode *next = to;
+            to = from;
+            from = next;
+            struct logcopy copy;
+            logcopy_open(&copy);
+            assert_same(to, NAME, &copy, "change of roles");
+            logcopy_close(&copy);
+        }
+        end();
+    }
+}
+
+int main(void)
+{
+    logger_configure(LOGGER_ERROR, false);
+    tapvfs_lock_by_description();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_replica_follows_in_every_journal_mode),
+        cmocka_unit_test(a_replica_follows_when_modes_and_page_sizes_change),
+        cmocka_unit_test(a_long_read_stops_nobody),
+        cmocka_unit_test(a_deleted_database_goes_and_comes_back),
+        cmocka_unit_test(roles_may_change),
+    };
+    if (getenv("TEST_FILTER"))
+        cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
