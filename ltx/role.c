@@ -8,6 +8,9 @@
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 
+/* Transactions in progress get this long to end when the gate closes. */
+#define FINISH_MS 500
+
 const char *role_name(enum role r)
 {
     switch (r) {
@@ -47,10 +50,31 @@ int role_enter(struct role_state *r)
     return rc;
 }
 
-int role_may_enter(struct role_state *r)
+int role_begin(struct role_state *r)
 {
     mutex_lock(&r->mutex);
     int rc = r->open ? 0 : r->close_reason;
+    if (rc == 0)
+        r->begun++;
+    mutex_unlock(&r->mutex);
+    return rc;
+}
+
+void role_end(struct role_state *r)
+{
+    mutex_lock(&r->mutex);
+    ASSERT(r->begun > 0, "what ends has begun");
+    r->begun--;
+    cond_broadcast(&r->drained);
+    mutex_unlock(&r->mutex);
+}
+
+int role_enter_begun(struct role_state *r)
+{
+    mutex_lock(&r->mutex);
+    int rc = r->open || r->finishing ? 0 : r->close_reason;
+    if (rc == 0)
+        r->inside++;
     mutex_unlock(&r->mutex);
     return rc;
 }
@@ -64,6 +88,16 @@ void role_leave(struct role_state *r)
     mutex_unlock(&r->mutex);
 }
 
+/* With the mutex held. False if the time since `start` is over. */
+static bool wait_drained(struct role_state *r, struct mono start, int64_t ms)
+{
+    int64_t left = ms - mono_since_ms(start);
+    if (left <= 0)
+        return false;
+    cond_wait_ms(&r->drained, &r->mutex, left);
+    return true;
+}
+
 int role_close(struct role_state *r, int reason, int64_t ms)
 {
     ASSERT(reason < 0, "a closed gate says why");
@@ -72,12 +106,12 @@ int role_close(struct role_state *r, int reason, int64_t ms)
     r->open = false;
     r->close_reason = reason;
     feed_wake(&r->changed);
-    while (r->inside > 0) {
-        int64_t left = ms - mono_since_ms(start);
-        if (left <= 0)
-            break;
-        cond_wait_ms(&r->drained, &r->mutex, left);
-    }
+    r->finishing = true;
+    while (r->begun > 0 && wait_drained(r, start, ms < FINISH_MS ? ms : FINISH_MS))
+        ;
+    r->finishing = false;
+    while (r->inside > 0 && wait_drained(r, start, ms))
+        ;
     int rc = r->inside > 0 ? -ERR_TIMEOUT : 0;
     mutex_unlock(&r->mutex);
     return rc;

@@ -27,6 +27,8 @@ struct role_state {
     bool open;                   /* commits may enter */
     int close_reason;            /* -ERR_X that role_enter gives while closed */
     unsigned inside;             /* commits that have entered and not left */
+    unsigned begun;              /* transactions that have begun and not ended */
+    bool finishing;              /* closed, but those may still enter */
     char primary[ROLE_NAME_MAX]; /* advertised URL of the primary; "" = unknown */
     int64_t level_us;            /* monotonic; when this node last lacked nothing, or role_init */
     bool connected, level;       /* as role_contact said last */
@@ -40,8 +42,15 @@ void role_fini(struct role_state *r);
  * blocks for long. */
 int role_enter(struct role_state *r);
 void role_leave(struct role_state *r);
-/* What role_enter would return, without entering: is it worth to begin a transaction? */
-int role_may_enter(struct role_state *r);
+
+/*
+ * A transaction that leaves traces before it commits (a rollback journal) says when it begins and
+ * when it has ended, whichever way. One that has begun may still enter (role_enter_begun) while
+ * role_close waits for it. role_begin: 0, or the reason why not, as role_enter.
+ */
+int role_begin(struct role_state *r);
+void role_end(struct role_state *r);
+int role_enter_begun(struct role_state *r);
 
 /* Nobody enters from now on; waits at most `ms` for those inside. -ERR_TIMEOUT: some are still
  * inside. */

@@ -229,7 +229,7 @@ int capture_pages_prepare(struct database *db, enum capture_when when)
     if (err == -ERR_BUSY)
         return 0;
     if (!err)
-        err = role_enter(database_role(db));
+        err = db->begun ? role_enter_begun(database_role(db)) : role_enter(database_role(db));
     if (err)
         return without_record(db, when, &s, err);
     err = make_record(db, &s);

@@ -47,9 +47,31 @@ static void end_change(struct database *db)
  * back in a hurry. One that has begun goes on, to its refused commit and its rollback. The mutex is
  * held.
  */
-static int may_begin(struct database *db)
+static int begin_transaction(struct database *db)
 {
-    return db->journal_hot ? 0 : role_may_enter(database_role(db));
+    if (db->begun || db->journal_hot)
+        return 0;
+    int err = role_begin(database_role(db));
+    db->begun = !err;
+    return err;
+}
+
+void database_end_transaction(struct database *db)
+{
+    if (db->begun)
+        role_end(database_role(db));
+    db->begun = false;
+}
+
+/* A change without a journal, behind the closed gate? The mutex is held. */
+static int may_change_plain(struct database *db)
+{
+    if (db->begun || db->journal_hot)
+        return 0;
+    int err = role_begin(database_role(db));
+    if (!err)
+        role_end(database_role(db));
+    return err;
 }
 
 /* Writes to the database file while a WAL is in use are a checkpoint's: the records hold these
@@ -123,6 +145,8 @@ void database_released(struct database *db, enum file_kind kind, int flags, bool
         db->wal.index_behind = true; /* perhaps; the settler looks */
         poke = true;
     }
+    if (kind == FILE_JOURNAL && db->handles[kind] == 0 && !db->journal_hot)
+        database_end_transaction(db);
     if (dirty_any(&db->dirty))
         poke = true;
     unsigned open = 0;
@@ -163,7 +187,7 @@ static int before_main_write(struct database *db, size_t n)
         return 0;
     }
     mutex_lock(&db->mutex);
-    int err = may_begin(db);
+    int err = may_change_plain(db);
     if (!err)
         err = reserve(db, n);
     if (!err && db->ledger && !db->journal_hot && !ledger_is_unclean(db->ledger))
@@ -181,6 +205,7 @@ static int finish_journal(struct database *db)
     if (!err) {
         db->journal_hot = false;
         db->sync_wanted = false;
+        database_end_transaction(db);
     }
     mutex_unlock(&db->mutex);
     if (!err && wanted)
@@ -210,7 +235,7 @@ static int before_journal_write(struct database *db, int64_t off, size_t n)
     /* PERSIST mode zeroes the header, and writes it whole (with its sector) or without its end for
      * any other reason. The record comes first: once the header is gone nothing can be undone. */
     bool finishes = db->journal_hot && n == JOURNAL_HEADER_SIZE;
-    int err = may_begin(db);
+    int err = begin_transaction(db);
     if (!err && !finishes)
         keep_journal_header(db);
     mutex_unlock(&db->mutex);
@@ -271,6 +296,7 @@ static int journal_header_written(struct database *db, size_t n)
             db->journal_hot = true;
         } else {
             db->journal_finished = true;
+            database_end_transaction(db);
         }
     }
     file_close(fd);
@@ -511,6 +537,7 @@ void database_after_unlink(struct database *db, enum file_kind kind, bool own)
         }
     } else if (kind == FILE_JOURNAL) {
         db->journal_hot = false;
+        database_end_transaction(db);
     }
     mutex_unlock(&db->mutex);
     if (poke)

@@ -44,6 +44,7 @@ struct database {
     bool full;             /* a writer was told that there is no room: it may roll back */
     bool unsettled;        /* the last capture without a call of a client has failed */
     bool sync_wanted;      /* the client has synced something in this transaction */
+    bool begun; /* role_begin was called for the transaction in the journal */
     bool committing;       /* between capture_pages_prepare and _finish */
     bool entered;          /* the gate was passed for that */
     uint8_t journal_header[JOURNAL_HEADER_SIZE]; /* before the write that may zero it */
@@ -78,6 +79,11 @@ int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, v
 uint32_t database_page_size(struct database *db);
 /* db->ledger, created if there is none yet. */
 int database_need_ledger(struct database *db);
+
+/* ---- database.c ---- */
+
+/* The transaction in the journal has ended, whichever way. The mutex is held. */
+void database_end_transaction(struct database *db);
 
 /* ---- catalog.c ---- */
 

@@ -110,6 +110,7 @@ static void demote(struct database *db)
     dirty_clear(&db->dirty);
     db->leftover = false;
     db->journal_hot = false;
+    database_end_transaction(db);
     db->sync_wanted = false;
     capture_wal_reset(db);
     database_close_files(db);
