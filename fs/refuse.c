@@ -22,7 +22,8 @@
 
 #define NUMBER_STEP 2
 #define NUMBERS_AT_ONCE 1000
-#define PAUSE_MS 20
+#define PAUSE_FIRST_MS 20
+#define PAUSE_LAST_MS 1000
 /* The kernel wants room for its longest request, about which only its EINVAL tells. */
 #define ROOM_FIRST ((size_t)1 << 20)
 #define ROOM_LAST ((size_t)1 << 29)
@@ -86,6 +87,7 @@ static void ask(struct refuser *r, const char *mountpoint)
         return;
     r->asker = fork();
     if (r->asker == 0) {
+        close(r->device); /* or it would keep alive what it waits for */
         (void)statfs(mountpoint, &st);
         _exit(0);
     }
@@ -106,12 +108,15 @@ void refuse_requests(int device, int process, const char *mountpoint)
 {
     struct refuser r = {.device = device};
     struct pollfd fds[2] = {{.fd = process, .events = POLLIN}, {.fd = device, .events = POLLIN}};
+    int pause_ms = PAUSE_FIRST_MS;
     bool goes_on = make_room(&r, ROOM_FIRST);
     while (goes_on) {
         /* At the end of the numbers once more from the newest: a thread that was about to die may
-         * have read one meanwhile. */
-        if (poll(fds, 2, r.next ? 0 : PAUSE_MS) == 0 && r.next == 0)
+         * have read one meanwhile. Later more rarely: what it waits for is something else. */
+        if (poll(fds, 2, r.next ? 0 : pause_ms) == 0 && r.next == 0) {
             ask(&r, mountpoint);
+            pause_ms = pause_ms * 2 < PAUSE_LAST_MS ? pause_ms * 2 : PAUSE_LAST_MS;
+        }
         if (fds[0].revents)
             break;
         goes_on = refuse_waiting(&r) && refuse_taken(&r);

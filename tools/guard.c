@@ -121,10 +121,10 @@ static _Noreturn void watch(struct guard *g, int daemon)
     prctl(PR_SET_NAME, "tandemfs-guard");
     if (pthread_mutex_lock(&s->alive) == EOWNERDEAD) {
         cut(s);
+        /* Where that succeeded, there is nothing to refuse. */
         int device = take_device(g);
         if (device >= 0 && daemon >= 0)
-            refuse_requests(device, daemon,
-                            s->mountpoint); /* returns at once where cut succeeded */
+            refuse_requests(device, daemon, s->mountpoint);
     }
     _exit(0);
 }

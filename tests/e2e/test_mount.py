@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starting and ending, as a new user would try it."""
 import contextlib
+import ctypes
+import fcntl
 import os
 import pwd
 import shutil
@@ -233,6 +235,84 @@ def an_ordinary_user_can_mount(scratch):
         equal(owner, "nobody", "the owner of the file")
         for node in nodes:
             node.term()
+
+
+def _hide_fusectl():
+    """This process and its children go to a mount namespace without the kernel's control files for FUSE."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x00020000) != 0:  # CLONE_NEWNS
+        raise Skip("no mount namespace to be had: " + os.strerror(ctypes.get_errno()))
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    while os.listdir("/sys/fs/fuse/connections") or os.path.ismount("/sys/fs/fuse/connections"):
+        subprocess.run(["umount", "-l", "/sys/fs/fuse/connections"], check=True)
+
+
+def _lock_is_free(node):
+    with open(os.path.join(node.data, "lock"), "rb") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@test(limit=120, alone=True)
+def a_killed_replica_of_an_ordinary_user_ends_at_once(scratch):
+    """It has files of its own mount open, and its user may neither abort the connection nor unmount by force."""
+    nobody = _nobody(scratch)
+    program = scratch.join("tandemfs")
+    shutil.copy(PROGRAM, program)
+    primary, replica = Node(scratch, "a"), Node(scratch, "b")
+    become = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    for path in (replica.dir, replica.mount, replica.data):
+        os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+    def start():
+        with open(replica.log_path, "ab") as log:
+            replica.process = scratch.popen(
+                [program, "mount", "--mount", replica.mount, "--data", replica.data, "--listen", replica.listen,
+                 "--http", replica.http, "--replica-of", primary.listen], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, cwd="/", **become)
+        replica.wait_ready()
+
+    def read(options=()):
+        return subprocess.run(["sqlite3", *options, replica.db("app.db"), "PRAGMA integrity_check"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20, check=False,
+                              cwd="/", **become).stdout
+    _hide_fusectl()
+    primary.start("--primary")
+    try:
+        with open_device():
+            clients.prepare(primary, "app.db", "journal_mode=wal")
+            writer = clients.writers(scratch, [primary.db("app.db")], 1)[0]
+            start()
+            for _ in range(5):
+                writer.wait_acked(50)
+                wait_for(lambda: read() == "ok\n", 20, lambda: "the replica to have the database: " + read())
+                reader = scratch.popen(["sqlite3", replica.db("app.db"), "BEGIN; SELECT count(*) FROM acct;",
+                                        ".shell sleep 3", "SELECT count(*) FROM acct;"],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **become)
+                time.sleep(0.2)
+                began = time.monotonic()
+                replica.kill9()
+                seconds = time.monotonic() - began
+                need(seconds < 5, "the killed daemon took %.1f s to end", seconds)
+                need(_lock_is_free(replica), "the lock of the data folder is still held")
+                need(read() != "ok\n", "a mount without a daemon answers")
+                reader.wait(20)
+                start()
+                equal(len(mounts_below(replica.mount)), 1, "mounts at the same place")
+            writer.stop()
+            # An orderly end leaves no connection behind: whoever has a file open gets an error.
+            held = scratch.popen(["sh", "-c", "exec 3<\"$0\"; echo open; read x; cat <&3", replica.db("app.db")],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", **become)
+            equal(held.stdout.readline(), b"open\n", "what holds a file open says")
+            replica.term()
+            held.communicate(b"\n", timeout=10)
+            need(held.returncode != 0, "a file can be read after the daemon's end")
+    finally:
+        for node in (replica, primary):
+            subprocess.run(["umount", "-f", node.mount], stderr=subprocess.DEVNULL, check=False)
 
 
 @test(limit=60)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -211,6 +212,29 @@ static void the_guard_ends_with_its_daemon_however_that_ends(void **state)
     }
 }
 
+/* The reading end of a pipe tells whether its writing end is still open anywhere. */
+static void the_guard_lets_go_of_the_connection(void **state)
+{
+    (void)state;
+    for (int unmounted = 0; unmounted < 2; unmounted++) {
+        struct supervisor s;
+        int fds[2];
+        assert_int_equal(supervisor_start(&s), 0);
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        struct pollfd p = {.fd = fds[0]};
+        supervisor_mounted(&s, "/", fds[1]);
+        close(fds[1]);
+        assert_int_equal(poll(&p, 1, 50), 0);
+        if (unmounted) {
+            supervisor_mounted(&s, "", -1);
+            assert_int_equal(poll(&p, 1, 0), 1);
+        }
+        supervisor_stop(&s);
+        assert_int_equal(poll(&p, 1, 0), 1);
+        close(fds[0]);
+    }
+}
+
 static void the_first_fatal_sentence_is_kept(void **state)
 {
     struct supervisor s;
@@ -307,6 +331,7 @@ int main(void)
         cmocka_unit_test(a_command_that_does_not_end_is_killed),
         cmocka_unit_test(a_command_that_is_not_there_is_named),
         cmocka_unit_test(the_guard_ends_with_its_daemon_however_that_ends),
+        cmocka_unit_test(the_guard_lets_go_of_the_connection),
         cmocka_unit_test(the_first_fatal_sentence_is_kept),
         cmocka_unit_test(a_data_folder_is_used_by_one_daemon),
         cmocka_unit_test(a_taken_port_is_told_before_anything_is_begun),
