@@ -500,10 +500,10 @@ uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
 {
     struct capture_wal *w = &db->wal;
     uint32_t upto = w->captured;
+    if (database_open_wal(db) != 0)
+        return 0;
     if (any) {
         int64_t size;
-        if (database_open_wal(db) != 0)
-            return 0;
         load_header(db);
         if (!w->valid || file_size(db->wal_fd, &size) != 0 || size <= WAL_HEADER_SIZE)
             return 0;

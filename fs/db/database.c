@@ -112,9 +112,8 @@ void database_opened(struct database *db, enum file_kind kind, int flags, bool o
     if (own)
         return;
     mutex_lock(&db->mutex);
+    (void)flags;
     db->handles[kind]++;
-    if (kind == FILE_MAIN && (flags & O_ACCMODE) != O_RDONLY)
-        db->writers++;
     mutex_unlock(&db->mutex);
 }
 
@@ -124,9 +123,10 @@ int database_flushed(struct database *db, enum file_kind kind, bool own)
     if (own || kind != FILE_MAIN)
         return 0;
     mutex_lock(&db->mutex);
-    /* The only writer closes: what it has left is whole, or never will be. */
-    if (dirty_any(&db->dirty) && !db->journal_hot && db->writers <= 1 && !is_checkpoint(db) &&
-        is_primary(db))
+    /* The last one closes: what the writer has left is whole, or never will be. Were another one
+     * open, it might be in the middle of a transaction. */
+    if (dirty_any(&db->dirty) && !db->journal_hot && db->handles[FILE_MAIN] <= 1 &&
+        !is_checkpoint(db) && is_primary(db))
         err = capture_pages(db, CAPTURE_QUIET);
     mutex_unlock(&db->mutex);
     return err;
@@ -138,9 +138,8 @@ void database_released(struct database *db, enum file_kind kind, int flags, bool
     if (own)
         return;
     mutex_lock(&db->mutex);
+    (void)flags;
     db->handles[kind]--;
-    if (kind == FILE_MAIN && (flags & O_ACCMODE) != O_RDONLY)
-        db->writers--;
     if (kind == FILE_WAL && db->wal.captured > 0 && db->handles[FILE_SHM] > 0) {
         db->wal.index_behind = true; /* perhaps; the settler looks */
         poke = true;
@@ -179,14 +178,15 @@ static int reserve(struct database *db, size_t n)
 
 static int before_main_write(struct database *db, size_t n)
 {
-    if (is_checkpoint(db)) {
-        /* I4: no page reaches the database file before its record is on disk. */
-        struct ledger *l = db->ledger;
-        if (l && ledger_durable(l).txid < ledger_last(l).txid)
-            return ledger_sync(l, ledger_last(l).txid);
-        return 0;
-    }
     mutex_lock(&db->mutex);
+    if (is_checkpoint(db)) {
+        struct ledger *l = db->ledger;
+        mutex_unlock(&db->mutex);
+        /* I4: no page reaches the database file before its record is on disk. */
+        return l && ledger_durable(l).txid < ledger_last(l).txid
+                   ? ledger_sync(l, ledger_last(l).txid)
+                   : 0;
+    }
     int err = may_change_plain(db);
     if (!err)
         err = reserve(db, n);

@@ -27,7 +27,7 @@ struct database {
     struct database *next;   /* in its hash chain */
     struct applier *applier; /* replica: the thread that works on it, NULL if none */
 
-    struct mutex mutex;                /* RANK_FS_DATABASE; guards all that follows */
+    struct mutex mutex; /* RANK_FS_DATABASE; guards all that follows */
     /* Changes by clients that have begun and not ended; no new one begins while `demoted`. */
     unsigned changing;
     bool demoted;
@@ -36,7 +36,6 @@ struct database {
     struct ledger *ledger;             /* NULL until there was a record; set once */
     int main_fd, wal_fd;               /* backing files, -1 if not open */
     unsigned handles[FILE_KIND_COUNT]; /* of clients */
-    unsigned writers;                  /* client handles on the database file, open for writing */
 
     /* Rollback modes and plain files. */
     bool journal_hot;      /* the journal's header is one that would be rolled back */
@@ -44,7 +43,7 @@ struct database {
     bool full;             /* a writer was told that there is no room: it may roll back */
     bool unsettled;        /* the last capture without a call of a client has failed */
     bool sync_wanted;      /* the client has synced something in this transaction */
-    bool begun; /* role_begin was called for the transaction in the journal */
+    bool begun;            /* role_begin was called for the transaction in the journal */
     bool committing;       /* between capture_pages_prepare and _finish */
     bool entered;          /* the gate was passed for that */
     uint8_t journal_header[JOURNAL_HEADER_SIZE]; /* before the write that may zero it */
@@ -55,6 +54,11 @@ struct database {
     } pending; /* of the prepared capture */
 
     struct capture_wal wal;
+
+    /* page_reader.c: a page that matched nowhere, at which position, and since when. */
+    uint32_t suspect;
+    struct position suspect_at;
+    struct mono suspect_since;
 
     /* The database file holds (in the page cache) every change up to here: the next recovery
      * position. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "fs/db/catalog_impl.h"
@@ -29,7 +30,7 @@ struct applier {
 struct follow {
     struct catalog *catalog;
     struct store *store;
-    volatile bool quit;
+    atomic_bool quit;
     struct thread finder;
     struct mutex mutex; /* RANK_LEAF; guards `running` of each applier */
     struct applier *

@@ -12,6 +12,8 @@
  * transaction is changing the page (-ERR_BUSY), or, when nothing is going on, the file is damaged.
  */
 
+#define DAMAGE_MS 1000
+
 static bool matches(const void *page, uint32_t pgno, uint32_t page_size, uint64_t sum)
 {
     return checksum_page(pgno, page, page_size) == sum;
@@ -27,10 +29,28 @@ static bool in_wal(struct database *db, uint32_t pgno, uint32_t page_size, uint6
     return file_read(db->wal_fd, page, page_size, off) == 0 && matches(page, pgno, page_size, sum);
 }
 
+/* Nothing is going on that could explain a page that does not match. */
 static bool at_rest(struct database *db)
 {
     return !db->journal_hot && !db->committing && !dirty_any(&db->dirty) &&
            position_equal(ledger_last(db->ledger), ledger_applied(db->ledger));
+}
+
+/*
+ * Between the looks at the file and at the WAL a checkpoint may have moved the page, or an applier
+ * may have written it. Only what stays so for a while, with nothing going on, is damage.
+ */
+static int unmatched(struct database *db, uint32_t pgno)
+{
+    struct position last = ledger_last(db->ledger);
+    bool same = db->suspect == pgno && position_equal(db->suspect_at, last);
+    if (!at_rest(db) || !same) {
+        db->suspect = pgno;
+        db->suspect_at = last;
+        db->suspect_since = mono_now();
+        return -ERR_BUSY;
+    }
+    return mono_since_ms(db->suspect_since) < DAMAGE_MS ? -ERR_BUSY : -ERR_DAMAGED;
 }
 
 static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uint32_t *page_size)
@@ -53,7 +73,7 @@ static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uin
              matches(page, pgno, info.page_size, sum))
         err = 0;
     else if (!in_wal(db, pgno, info.page_size, sum, page))
-        err = ledger_page_sum(l, pgno) == sum && at_rest(db) ? -ERR_DAMAGED : -ERR_BUSY;
+        err = unmatched(db, pgno);
     mutex_unlock(&db->mutex);
     catalog_put(db);
     if (!err)

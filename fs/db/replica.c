@@ -21,7 +21,7 @@
 #define WAL_CHECKPOINT_FRAMES 1000
 
 int replica_init(struct replica *r, struct database *db, struct ledger *l,
-                 const volatile bool *quit, bool hold)
+                 const atomic_bool *quit, bool hold)
 {
     *r = (struct replica){.db = db,
                           .ledger = l,

@@ -2,6 +2,7 @@
 #ifndef FS_DB_REPLICA_H
 #define FS_DB_REPLICA_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,7 +31,7 @@ enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAV
 struct replica {
     struct database *db;
     struct ledger *ledger;
-    const volatile bool *quit;
+    const atomic_bool *quit;
     bool hold; /* keep the write lock between records (replica-writes: wait) */
     enum replica_state state;
     int main_fd, wal_fd, shm_fd; /* through the own mount */
@@ -46,7 +47,7 @@ struct replica {
 #define REPLICA_BATCH_BYTES (1024 * 1024)
 
 int replica_init(struct replica *r, struct database *db, struct ledger *l,
-                 const volatile bool *quit, bool hold);
+                 const atomic_bool *quit, bool hold);
 void replica_close(struct replica *r); /* closes all handles and drops all locks */
 
 /*
