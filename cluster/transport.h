@@ -107,6 +107,12 @@ int peer_finish(struct transport_call *call);
 /* Releases the answer and the call. A zeroed call is fine. */
 void peer_done(struct transport_call *call);
 
+/*
+ * Releases what nng holds for the whole process, once everything is closed; nothing of it may be
+ * used after. For programs that are watched for leaks; others just end.
+ */
+void transport_release_process(void);
+
 /* Whether `url` is an address a peer can have; `why` receives a clause otherwise. */
 bool transport_url_valid(const char *url, char *why, size_t why_size);
 /* Why `url` cannot be listened on, as a sentence, from the code. */

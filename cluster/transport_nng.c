@@ -32,6 +32,7 @@
 #define RECONNECT_MAX_MS 1000
 #define URL_SIZE 256
 #define END_MS 1000
+#define NEVER_MS 86400000
 /* nng drops a longer message with its connection and says nothing; what lies between this and
  * TRANSPORT_REQUEST_MAX is seen, and dropped with a log line. */
 #define REQUEST_TAKEN_MAX (2u * TRANSPORT_REQUEST_MAX)
@@ -63,6 +64,7 @@ struct transport {
 
 struct transport_peer {
     nng_socket socket;
+    nng_dialer dialer;
     char url[URL_SIZE];
     struct connections connections;
     /* Guarded by the connections' mutex. */
@@ -364,7 +366,6 @@ int peer_open(struct transport_peer **out, const char *url)
 {
     char clause[128];
     struct transport_peer *p;
-    nng_dialer dialer;
     int rv;
 
     if (!transport_url_valid(url, clause, sizeof clause))
@@ -381,8 +382,8 @@ int peer_open(struct transport_peer **out, const char *url)
         (rv = nng_socket_set_ms(p->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS)) != 0 ||
         (rv = nng_socket_set_size(p->socket, NNG_OPT_RECVMAXSZ, TRANSPORT_ANSWER_MAX)) != 0 ||
         (rv = watch_pipes(p->socket, &p->connections)) != 0 ||
-        (rv = nng_dialer_create(&dialer, p->socket, url)) != 0 ||
-        (rv = nng_dialer_start(dialer, NNG_FLAG_NONBLOCK)) != 0)
+        (rv = nng_dialer_create(&p->dialer, p->socket, url)) != 0 ||
+        (rv = nng_dialer_start(p->dialer, NNG_FLAG_NONBLOCK)) != 0)
         goto err_after_open;
     *out = p;
     return 0;
@@ -427,6 +428,9 @@ void peer_quit(struct transport_peer *p)
     if (was)
         return;
     end_calls(p);
+    /* A connection that begins while its socket is closed leaks: no dialing any more. */
+    nng_dialer_set_ms(p->dialer, NNG_OPT_RECONNMAXT, NEVER_MS);
+    nng_dialer_set_ms(p->dialer, NNG_OPT_RECONNMINT, NEVER_MS);
     connections_end_all(&p->connections, END_MS);
     nng_close(p->socket);
 }
@@ -580,4 +584,9 @@ void peer_done(struct transport_call *call)
     nng_aio_free(c->aio);
     free(c);
     *call = (struct transport_call){0};
+}
+
+void transport_release_process(void)
+{
+    nng_fini();
 }

@@ -300,5 +300,7 @@ int main(void)
         cmocka_unit_test(bytes_that_are_not_ours_end_their_connection_only),
         cmocka_unit_test(an_address_is_taken_or_wrong),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    transport_release_process();
+    return failed;
 }
