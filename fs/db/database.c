@@ -85,7 +85,9 @@ static bool is_checkpoint(const struct database *db)
  * mutex is not held: it takes a while. */
 static int sync_log(struct database *db)
 {
+    mutex_lock(&db->mutex);
     struct ledger *l = db->ledger;
+    mutex_unlock(&db->mutex);
     return l ? ledger_sync(l, ledger_last(l).txid) : 0;
 }
 
@@ -347,7 +349,7 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
 
 /* ---- truncating ---- */
 
-/* After a commit that shrank the database the file follows: nothing new. */
+/* After a commit that shrank the database the file follows: nothing new. The mutex is held. */
 static bool follows_commit(struct database *db, int64_t size)
 {
     struct ledger_info info;
@@ -355,6 +357,14 @@ static bool follows_commit(struct database *db, int64_t size)
         return false;
     ledger_info(db->ledger, &info);
     return info.commit > 0 && size == (int64_t)info.commit * info.page_size;
+}
+
+static int before_main_truncate(struct database *db, int64_t size)
+{
+    mutex_lock(&db->mutex);
+    bool follows = follows_commit(db, size);
+    mutex_unlock(&db->mutex);
+    return follows ? 0 : before_main_write(db, 0);
 }
 
 int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size)
@@ -366,8 +376,8 @@ int database_before_truncate(struct database *db, enum file_kind kind, bool own,
         return err;
     if (kind == FILE_JOURNAL && size == 0)
         err = finish_journal(db);
-    else if (kind == FILE_MAIN && !follows_commit(db, size))
-        err = before_main_write(db, 0);
+    else if (kind == FILE_MAIN)
+        err = before_main_truncate(db, size);
     if (err)
         end_change(db);
     return err;

@@ -33,7 +33,7 @@ static void fill(struct sqlwork *w, uint8_t *out, uint32_t n)
 
 static int run_with_blob(struct sqlwork *w, const char *text, uint32_t bytes)
 {
-    static uint8_t blob[200000];
+    static _Thread_local uint8_t blob[200000];
     sqlite3_stmt *stmt;
     int rc = sqlite3_prepare_v2(w->db, text, -1, &stmt, NULL);
     if (rc != SQLITE_OK)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,8 +26,10 @@ struct tap_file {
 
 static tap_listener *listener;
 static void *listener_ctx;
-static bool killed, whole_sectors;
-static uint64_t calls, last_call;
+static atomic_bool killed;
+static bool whole_sectors;
+static atomic_ullong calls;
+static uint64_t last_call;
 static sqlite3_vfs *real_vfs;
 static sqlite3_vfs tap_vfs, tap_survivor_vfs;
 
@@ -38,7 +41,7 @@ static struct tap_file *tap_of(sqlite3_file *f)
 /* A system call is about to be made: is the process still alive? */
 static bool dies(bool survivor)
 {
-    if (!survivor && !killed && ++calls == last_call)
+    if (!survivor && !killed && atomic_fetch_add(&calls, 1) + 1 == last_call)
         killed = true;
     return killed && !survivor;
 }
