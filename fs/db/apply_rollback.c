@@ -41,8 +41,9 @@ static int lock_for_writing(struct replica *r)
 
 static void unlock(struct replica *r)
 {
-    if (!r->hold) {
+    if (!r->hold || r->state != REPLICA_ROLLBACK) {
         lock_database_release(r->main_fd);
+        r->holding = false;
         return;
     }
     lock_release(r->main_fd, LOCK_PENDING, 1);

@@ -294,6 +294,7 @@ void catalog_quit(struct catalog *c)
 void catalog_join(struct catalog *c)
 {
     thread_join(&c->settler);
+    catalog_release_held(c);
     follow_stop(c->follow);
     c->follow = NULL;
     /* What the clients left is brought to rest, so that the next start has nothing to redo. */
@@ -307,14 +308,29 @@ void catalog_join(struct catalog *c)
 
 /* ---- roles ---- */
 
+void catalog_release_held(struct catalog *c)
+{
+    mutex_lock(&c->mutex);
+    struct follow *f = c->held;
+    c->held = NULL;
+    mutex_unlock(&c->mutex);
+    follow_stop(f);
+}
+
 int catalog_become_primary(struct catalog *c)
 {
     if (c->follow) {
         int err = follow_drain(c->follow, DRAIN_LIMIT_MS);
         if (err)
             return err;
-        follow_stop(c->follow);
+        /* Writers that wait for the locks must not meet a node that is not the primary yet. */
+        follow_halt(c->follow);
+        mutex_lock(&c->mutex);
+        c->held = c->follow;
+        mutex_unlock(&c->mutex);
         c->follow = NULL;
+        if (!catalog_writes_wait(c))
+            catalog_release_held(c);
     }
     size_t count;
     struct database **all = catalog_all(c, &count);
@@ -338,6 +354,7 @@ int catalog_become_replica(struct catalog *c)
 {
     if (c->follow)
         return 0;
+    catalog_release_held(c);
     demote_databases(c);
     return follow_start(c, &c->follow);
 }

@@ -28,13 +28,17 @@ struct catalog {
     bool poke;
     bool quit;
     struct thread settler;
-    struct follow *follow; /* while this node is a replica */
+    struct follow *follow; /* while this node is a replica; the node's thread's */
+    struct follow *held;   /* its write locks wait for the gate of the new primary to open */
 };
 
 /* A new array of all databases, each counted, to be given back with catalog_put_all. NULL without
  * memory. */
 struct database **catalog_all(struct catalog *c, size_t *count);
 void catalog_put_all(struct database **all, size_t count);
+
+/* Gives up the locks of a replica that has become the primary. */
+void catalog_release_held(struct catalog *c);
 
 /* settler.c: the thread that looks after what no client call ends. */
 int settler_start(struct catalog *c);
@@ -47,6 +51,7 @@ void settle_at_end(struct database *db);
 int follow_start(struct catalog *c, struct follow **out);
 /* Applies everything that is in the logs, then stops; or stops at once. */
 int follow_drain(struct follow *f, int64_t limit_ms);
+void follow_halt(struct follow *f); /* joins all threads; handles and locks stay */
 void follow_stop(struct follow *f); /* joins all threads, closes all handles on the mount, frees */
 
 /* recover.c */

@@ -201,18 +201,25 @@ int follow_drain(struct follow *f, int64_t limit_ms)
     }
 }
 
+void follow_halt(struct follow *f)
+{
+    f->quit = true;
+    feed_wake(store_feed(f->store));
+    thread_join(&f->finder);
+    for (uint32_t i = 0; i < f->count; i++)
+        if (f->applier[i])
+            thread_join(&f->applier[i]->thread);
+}
+
 void follow_stop(struct follow *f)
 {
     if (!f)
         return;
-    f->quit = true;
-    feed_wake(store_feed(f->store));
-    thread_join(&f->finder);
+    follow_halt(f);
     for (uint32_t i = 0; i < f->count; i++) {
         struct applier *a = f->applier[i];
         if (!a)
             continue;
-        thread_join(&a->thread);
         replica_close(&a->replica);
         catalog_put(a->replica.db);
         free(a);

@@ -194,12 +194,17 @@ static int find_state(struct replica *r)
 /* Hands the lock to nobody until the next record, or until this node is the primary. */
 static int hold_lock(struct replica *r)
 {
-    if (!r->hold || r->holding || r->main_fd < 0)
+    if (!r->hold || r->holding || r->state == REPLICA_CLOSED)
         return 0;
-    int err = r->state == REPLICA_WAL || r->state == REPLICA_LEAVING
-                  ? lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1)
-                  : lock_exclusive(r->main_fd, LOCK_RESERVED, 1);
-    r->holding = !err;
+    int err;
+    if (r->state == REPLICA_ROLLBACK) {
+        err = r->main_fd < 0 ? 0 : lock_exclusive(r->main_fd, LOCK_RESERVED, 1);
+    } else {
+        err = replica_open_wal(r);
+        if (!err)
+            err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
+    }
+    r->holding = !err && r->main_fd >= 0;
     return err;
 }
 

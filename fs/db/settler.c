@@ -183,6 +183,21 @@ static bool waits_for_pause(struct database *db)
     return waits && gate_open(db);
 }
 
+/* The new primary's gate is open: those who waited for the write locks may have them. True: not yet. */
+static bool release_when_open(struct catalog *c)
+{
+    mutex_lock(&c->mutex);
+    bool held = c->held != NULL;
+    mutex_unlock(&c->mutex);
+    if (!held)
+        return false;
+    if (role_enter(c->role) != 0)
+        return true;
+    role_leave(c->role);
+    catalog_release_held(c);
+    return false;
+}
+
 static void settler_run(void *arg)
 {
     struct catalog *c = arg;
@@ -201,7 +216,7 @@ static void settler_run(void *arg)
             return;
         size_t count;
         struct database **all = catalog_all(c, &count);
-        soon = false;
+        soon = release_when_open(c);
         for (size_t i = 0; all && i < count; i++) {
             settle(all[i]);
             soon |= waits_for_pause(all[i]);
