@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 #include "ltx/checksum.h"
@@ -105,9 +106,21 @@ static void a_page_is_as_the_ledger_has_it_or_busy(void **state)
     assert_true(busy > 0);
 }
 
+static const struct clock_ops *system_clock;
+static int64_t ahead_us;
+
+static int64_t mono_ahead(void)
+{
+    return system_clock->mono_us() + ahead_us;
+}
+
 static void a_damaged_page_is_named_as_such(void **state)
 {
     (void)state;
+    system_clock = clock_ops;
+    struct clock_ops clock = *system_clock;
+    clock.mono_us = mono_ahead;
+    clock_ops = &clock;
     scratch_make(root);
     fsnode_open(&node, root, false);
     fsnode_lead(&node);
@@ -123,10 +136,14 @@ static void a_damaged_page_is_named_as_such(void **state)
     struct page_reader reader = store_page_reader(node.store);
     struct ledger *l = fsnode_ledger(&node, "app.db");
     assert_int_equal(reader.read(reader.ctx, l, 2, page, &page_size), 0);
+    /* A transaction might explain it, until it has stayed so for a while. */
+    assert_int_equal(reader.read(reader.ctx, l, 3, page, &page_size), -ERR_BUSY);
+    ahead_us = 2000000;
     assert_int_equal(reader.read(reader.ctx, l, 3, page, &page_size), -ERR_DAMAGED);
     assert_int_equal(reader.read(reader.ctx, l, 0, page, &page_size), -ERR_NOTFOUND);
     fsnode_close(&node);
     scratch_remove(root);
+    clock_ops = system_clock;
 }
 
 int main(void)
