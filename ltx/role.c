@@ -103,11 +103,12 @@ int role_close(struct role_state *r, int reason, int64_t ms)
     ASSERT(reason < 0, "a closed gate says why");
     struct mono start = mono_now();
     mutex_lock(&r->mutex);
+    /* Who finds it closed has counted on nothing entering any more. */
+    r->finishing = r->open;
     r->open = false;
     r->close_reason = reason;
     feed_wake(&r->changed);
-    r->finishing = true;
-    while (r->begun > 0 && wait_drained(r, start, ms < FINISH_MS ? ms : FINISH_MS))
+    while (r->finishing && r->begun > 0 && wait_drained(r, start, ms < FINISH_MS ? ms : FINISH_MS))
         ;
     r->finishing = false;
     while (r->inside > 0 && wait_drained(r, start, ms))

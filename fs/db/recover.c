@@ -290,6 +290,8 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         int64_t want = (int64_t)info->commit * info->page_size;
         if (size != want)
             err = file_truncate(p.fd, want);
+        if (!info->damaged)
+            dirty_add_page(&p.touched, 1); /* every start looks at the header */
         if (!err)
             err = check_touched(db, info, &p.touched);
         if (!err && p.hot)

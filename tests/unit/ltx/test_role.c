@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include <unistd.h>
+
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/thread.h"
@@ -226,12 +228,67 @@ static void a_closed_feed_lets_nobody_wait(void **state)
     feed_fini(&f);
 }
 
+static void end_begun(void *arg)
+{
+    struct role_state *r = arg;
+    while (role_enter(r) == 0) /* until the gate is closed to newcomers */
+        role_leave(r);
+    assert_int_equal(role_enter_begun(r), 0);
+    role_leave(r);
+    role_end(r);
+}
+
+static void what_has_begun_may_end_before_the_gate_is_shut(void **state)
+{
+    (void)state;
+    struct role_state r;
+    struct thread client = {0};
+    role_init(&r, 7);
+    role_set(&r, ROLE_PRIMARY, 1, "tcp://me:1");
+    role_open(&r);
+    assert_int_equal(role_begin(&r), 0);
+    assert_int_equal(thread_start(&client, "client", end_begun, &r), 0);
+    assert_int_equal(role_close(&r, -ERR_NOTPRIMARY, 30000), 0);
+    thread_join(&client);
+    assert_int_equal(r.begun, 0);
+    assert_int_equal(role_begin(&r), -ERR_NOTPRIMARY);
+    role_fini(&r);
+}
+
+static void try_to_enter(void *arg)
+{
+    struct role_state *r = arg;
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(role_enter_begun(r), -ERR_FENCED);
+        usleep(100);
+    }
+}
+
+static void a_gate_that_was_closed_lets_nobody_finish(void **state)
+{
+    (void)state;
+    struct role_state r;
+    struct thread client = {0};
+    role_init(&r, 7);
+    role_set(&r, ROLE_PRIMARY, 1, "tcp://me:1");
+    role_open(&r);
+    assert_int_equal(role_begin(&r), 0);
+    assert_int_equal(role_close(&r, -ERR_FENCED, 0), 0);
+    assert_int_equal(thread_start(&client, "client", try_to_enter, &r), 0);
+    assert_int_equal(role_close(&r, -ERR_FENCED, 30), 0);
+    thread_join(&client);
+    role_end(&r);
+    role_fini(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_gate_is_closed_until_it_is_opened),
         cmocka_unit_test(closing_waits_for_those_inside_but_not_for_ever),
         cmocka_unit_test(the_last_one_to_leave_lets_the_closer_go_on),
+        cmocka_unit_test(what_has_begun_may_end_before_the_gate_is_shut),
+        cmocka_unit_test(a_gate_that_was_closed_lets_nobody_finish),
         cmocka_unit_test(the_url_of_the_primary_is_known_or_not),
         cmocka_unit_test_setup_teardown(lag_grows_while_something_is_missing, set_fake_clock,
                                         set_system_clock),
