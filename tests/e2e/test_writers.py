@@ -33,10 +33,12 @@ def a_writer_that_is_killed_harms_nobody(scratch):
         for mode in ("wal", "delete"):
             name = mode + ".db"
             clients.prepare(c[0], name, "journal_mode=" + mode)
-            stays = clients.Client(scratch, "writer", [c[0].db(name)], tag="stays")
+            # A writer that comes in the very moment of a kill may get one error (the WAL holds a commit that the
+            # dead one has not told the others of); it goes on, and nothing stays.
+            stays = clients.Client(scratch, "writer", [c[0].db(name)], "--patient", tag="stays")
             victims = []
             for i in range(4):
-                victims.append(clients.Client(scratch, "writer", [c[0].db(name)], tag="victim%d" % i))
+                victims.append(clients.Client(scratch, "writer", [c[0].db(name)], "--patient", tag="victim%d" % i))
                 victims[-1].wait_acked(5)
                 victims[-1].kill9()
             stays.wait_acked(5)
