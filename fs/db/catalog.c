@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/db/boot.h"
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/demote.h"
@@ -273,9 +274,12 @@ static int adopt(void *ctx, const char *path)
 int catalog_recover(struct catalog *c)
 {
     int err = 0;
+    c->same_boot = boot_is_same(store_data_dirfd(c->store));
     for (uint32_t i = 0; !err && i < store_count(c->store); i++)
         err = recover_database(c, store_at(c->store, i));
-    return err ? err : tree_walk(c->tree_dirfd, adopt, c);
+    if (!err)
+        err = tree_walk(c->tree_dirfd, adopt, c);
+    return err ? err : boot_remember(store_data_dirfd(c->store));
 }
 
 int catalog_start(struct catalog *c)

@@ -20,6 +20,7 @@ struct catalog {
     int tree_dirfd;
     char *mountpoint;
     enum replica_writes replica_writes;
+    bool same_boot; /* see boot.h; set before recovery */
 
     struct mutex mutex; /* RANK_FS_CONTROL; guards the table, the counts in it, and what follows */
     struct cond poked;

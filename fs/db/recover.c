@@ -15,14 +15,17 @@
 /*
  * Start: the files of one database and its log are made to agree. The log is the truth (I2).
  *
- *   what may be found                                what is done
- *   -journal that would be rolled back               its pages go back into the file; then it is
- * removed -wal, -shm                                       removed: what was committed in them is
- * in the log records after S                                  written over the file, in order a
- * deletion after S                               the file is removed a file that is longer or
- * shorter than its size   cut or extended pages that do not match their checksum           the
- * database is marked damaged, the file left as it is a mark that the file changed without a record
- * every page is compared; taken in when this node is the primary
+ * what may be found                     what is done
+ * ------------------------------------  ------------------------------------------------------------
+ * -journal that would be rolled back    its pages go back into the file, then it is removed
+ * -wal, -shm                            removed: what was committed in them is in the log
+ * records after S                       written over the file, in order
+ * a deletion after S                    the file is removed, unless it is a new one
+ * a file longer or shorter than it is   cut or extended
+ * pages that do not match the ledger    the database is marked damaged, the file left as it is
+ * a mark that the file was changed      every page is compared; what differs is taken in when this
+ * without a journal                     node is the primary. Nothing is redone over it if the
+ *                                       machine has been running since
  *
  * It may be interrupted at any point and begun again.
  */
@@ -249,13 +252,30 @@ static int take_in_changes(struct database *db, const struct ledger_info *info, 
 static int recover_deleted(struct database *db, const struct ledger_info *info)
 {
     if (position_equal(info->recovery, info->last))
-        return 0; /* a file that is there now is a new one */
+        return 0;                      /* a file that is there now is a new one */
+    if (ledger_is_unclean(db->ledger)) /* it was being written after the deletion */
+        return ledger_checkpoint(db->ledger, info->last);
     int err = remove_companions(db);
     if (!err)
         err = remove_file(db, FILE_MAIN);
     if (!err)
         err = remove_file(db, FILE_JOURNAL);
     return err ? err : ledger_checkpoint(db->ledger, info->last);
+}
+
+/*
+ * Changes without a journal that have no record yet would be undone in part by a redo, and the rest
+ * of them would stay. If the machine has been running all the time the file is what the clients saw,
+ * with every record in it, but for those that were in the WAL.
+ */
+static bool file_is_newer(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    struct stat st;
+    if (!db->catalog->same_boot || !ledger_is_unclean(db->ledger))
+        return false;
+    database_file_path(db, FILE_WAL, path);
+    return fstatat(database_tree(db), path, &st, AT_SYMLINK_NOFOLLOW) != 0 || st.st_size == 0;
 }
 
 static int recover_file(struct database *db, const struct ledger_info *info)
@@ -278,13 +298,14 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (err)
         return err;
     err = play_journal_back(db, &p);
-    if (!err)
+    bool newer = file_is_newer(db);
+    if (!err && !newer)
         err = redo(db, p.fd, info, &records);
     if (!err)
         err = file_size(p.fd, &size);
     if (err)
         goto out;
-    if (ledger_is_unclean(db->ledger) && records == 0) {
+    if (newer || (ledger_is_unclean(db->ledger) && records == 0)) {
         err = take_in_changes(db, info, p.fd, size);
     } else {
         int64_t want = (int64_t)info->commit * info->page_size;
