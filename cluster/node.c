@@ -98,6 +98,13 @@ static void begin(struct node *n)
     view.heard_primary = heard_primary;
     if (n->lease->asks(&view) && members_count(&n->members) > 0 && herald_rounds(&n->herald) == 0)
         return; /* the herald wakes us when all have answered or their time is over */
+    /* A replica must not lead because the peers it was given will not have it. */
+    char why[512];
+    int refused = herald_refusal(&n->herald, why, sizeof why);
+    if (refused == -ERR_CLUSTER || (refused != 0 && !n->options.primary)) {
+        die(n, why);
+        return;
+    }
     n->lease->begin(&view, &d);
     n->begun = true;
     if (d.why[0] != '\0' && d.verdict != LEASE_REFUSE)

@@ -336,8 +336,15 @@ int node_promote(struct node *n, bool force, int64_t timeout_ms, char *why, size
                           .why_size = why_size};
     int rv;
 
-    if (role_get(n->self.role) == ROLE_PRIMARY)
+    int leads = role_get(n->self.role) == ROLE_PRIMARY ? role_enter(n->self.role) : -1;
+    if (leads == 0) {
+        role_leave(n->self.role);
         return 0;
+    }
+    if (role_get(n->self.role) == ROLE_PRIMARY)
+        return fail(&p, -ERR_BUSY,
+                    "this node is handing over to another one at this moment: try again when it "
+                    "has become a replica");
     if (!n->options.candidate)
         return fail(&p, -ERR_UNSUPPORTED,
                     "this node is configured not to become primary (lease: candidate: false)");
