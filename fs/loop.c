@@ -31,7 +31,7 @@
 #define GUARD_TICK_MS 1
 
 struct worker {
-    struct loop *session;
+    struct loop *loop;
     bool watching;
     bool lent;
 };
@@ -56,20 +56,20 @@ static void disarm(struct loop *s)
 
 static void begin_watching(struct worker *w)
 {
-    atomic_fetch_add(&w->session->watching, 1);
+    atomic_fetch_add(&w->loop->watching, 1);
     w->watching = true;
 }
 
 static void end_watching(struct worker *w)
 {
-    atomic_fetch_sub(&w->session->watching, 1);
+    atomic_fetch_sub(&w->loop->watching, 1);
     w->watching = false;
 }
 
 /* Two may have begun to watch at once; one is enough, and the last one never leaves this way. */
 static void leave_if_crowded(struct worker *w)
 {
-    struct loop *s = w->session;
+    struct loop *s = w->loop;
     if (atomic_load(&s->watching) < 2)
         return;
     if (atomic_fetch_sub(&s->watching, 1) > 1)
@@ -82,12 +82,12 @@ void loop_long_begin(void)
 {
     if (!self)
         return;
-    atomic_store(&self->session->since_long, 0);
+    atomic_store(&self->loop->since_long, 0);
     if (!self->watching)
         return;
     end_watching(self);
     self->lent = true;
-    arm(self->session);
+    arm(self->loop);
 }
 
 /* Back before the reply: the client's next request then finds somebody who watches. */
@@ -96,9 +96,9 @@ void loop_long_end(void)
     if (!self || !self->lent)
         return;
     self->lent = false;
-    if (atomic_load(&self->session->watching) == 0) {
+    if (atomic_load(&self->loop->watching) == 0) {
         begin_watching(self);
-        disarm(self->session);
+        disarm(self->loop);
     }
 }
 
@@ -123,7 +123,7 @@ static void spin_learn(struct loop *s)
 
 /*
  * Reads a request without sleeping for it. 1: there is one in `buf`; 0: none came in time; -1: the
- * session is over.
+ * mount is over.
  */
 static int watch(struct loop *s, struct fuse_buf *buf)
 {
@@ -161,7 +161,7 @@ static void wake_guard(struct loop *s)
 
 static void answer(struct worker *w, struct fuse_buf *buf, bool woken)
 {
-    struct loop *s = w->session;
+    struct loop *s = w->loop;
     atomic_fetch_add(&s->served, 1);
     if (atomic_load(&s->since_long) < SPIN_AFTER_LONG)
         atomic_fetch_add(&s->since_long, 1);
@@ -197,7 +197,7 @@ static void tell_all(struct loop *s)
 
 static void work(void *raw)
 {
-    struct worker me = {.session = raw};
+    struct worker me = {.loop = raw};
     struct loop *s = raw;
     struct fuse_buf buf = {0};
     int got = 0;
