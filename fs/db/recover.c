@@ -210,6 +210,8 @@ static int take_in_unused_pages(struct database *db, const struct ledger_info *i
     struct freelist_walk walk = {.read = read_whole, .visit = compare_leaf, .ctx = &w};
     int err = freelist_leaves(walk, info->page_size, info->commit);
     db->leftover = dirty_any(&db->dirty);
+    if (!err && db->leftover) /* the journal goes; a start after another crash must know of it */
+        err = ledger_set_unclean(db->ledger, true);
     return err;
 }
 

@@ -149,8 +149,9 @@ static int change_mode(struct sqlwork *w)
     char text[64];
     if (!w->changes_mode)
         return checkpoint(w);
-    /* In OFF mode a rollback leaves a broken database behind: not here. */
-    snprintf(text, sizeof text, "PRAGMA journal_mode=%s", mode[sqlwork_below(w, 5)]);
+    /* In OFF mode a rollback leaves a broken database behind: not here. In MEMORY mode a crash. */
+    snprintf(text, sizeof text, "PRAGMA journal_mode=%s",
+             mode[sqlwork_below(w, w->crashes ? 4 : 5)]);
     return one(w, text);
 }
 

@@ -21,6 +21,7 @@ struct sqlwork {
     bool exclusive;         /* locking_mode=EXCLUSIVE */
     int64_t size_limit;     /* journal_size_limit; 0: none set */
     bool changes_mode;      /* may switch the journal mode */
+    bool crashes;           /* will be interrupted: only modes that survive it */
     bool changes_page_size; /* may VACUUM to another page size */
     bool no_rollback;       /* journal_mode=OFF: SQLite cannot roll back */
     unsigned row_bytes;     /* the largest row; 0: a default that fits the page size */

@@ -174,8 +174,14 @@ static void recover(const struct setup *setup, uint64_t died_at)
                  (unsigned long long)report->acknowledged, (unsigned long long)txid, info.damage);
     size_t size;
     uint8_t *bytes = read_file(fsnode_path(&n, "app.db"), &size);
-    if (txid > 0 && txid <= report->known && report->digest[txid])
-        assert_true(digest_of_content(bytes, size) == report->digest[txid]);
+    if (txid > 0 && txid <= report->known) {
+        /* The starts in between may have recorded unused pages. */
+        uint64_t digest = digest_of_content(bytes, size);
+        bool known = false;
+        for (uint64_t i = txid; !known && i > 0 && i + died_at % 3 >= txid; i--)
+            known = digest == report->digest[i];
+        assert_true(known);
+    }
 
     fsnode_lead(&n);
     tapvfs_register(fsnode_listen, &n);
@@ -199,6 +205,26 @@ static void recover(const struct setup *setup, uint64_t died_at)
     fsnode_close(&n);
 }
 
+/* A start that dies, too. */
+static void recover_and_die(uint64_t die_at)
+{
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct fsnode n;
+        fsnode_die_at(die_at);
+        fsnode_open(&n, root, false);
+        fsnode_lead(&n);
+        fsnode_settle(&n);
+        fsnode_close(&n);
+        _exit(0);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    assert_true(WIFEXITED(status));
+    assert_true(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == FSNODE_DIED);
+}
+
 static void try_step(const struct setup *setup, uint64_t step)
 {
     scratch_make(root);
@@ -207,6 +233,8 @@ static void try_step(const struct setup *setup, uint64_t step)
     if (code != FSNODE_DIED && code != 0)
         fail_msg("%s %u, step %llu: the child ended with %d", setup->work.journal_mode,
                  setup->work.page_size, (unsigned long long)step, code);
+    for (unsigned i = 0; i < step % 3; i++)
+        recover_and_die(1 + (step * 7 + i * 13) % 45);
     recover(setup, step);
     scratch_remove(root);
 }
@@ -274,6 +302,7 @@ static void nothing_acknowledged_is_lost_while_modes_change(void **state)
                          .work = {.journal_mode = "DELETE",
                                   .page_size = 512,
                                   .changes_mode = true,
+                                  .crashes = true,
                                   .changes_page_size = true},
                          .checkpoints = true});
 }
