@@ -84,10 +84,27 @@ uint32_t database_page_size(struct database *db);
 /* db->ledger, created if there is none yet. */
 int database_need_ledger(struct database *db);
 
-/* ---- database.c ---- */
+/* ---- between database.c, database_write.c and database_names.c ---- */
 
-/* The transaction in the journal has ended, whichever way. The mutex is held. */
+bool database_is_primary(struct database *db);
+/* On a replica only the daemon's own handles change anything but the shared memory. */
+int database_may_change(struct database *db, enum file_kind kind, bool own);
+/* Between these two a file is being changed by a client; demotion waits for the end. Without the
+ * mutex. */
+int database_begin_change(struct database *db, enum file_kind kind);
+void database_end_change(struct database *db);
+/* A transaction in a rollback journal begins, or has ended, whichever way; a change without a
+ * journal: all with the mutex held. Refused behind the closed gate. */
+int database_begin_transaction(struct database *db);
 void database_end_transaction(struct database *db);
+int database_may_change_plain(struct database *db);
+/* Writes to the database file while a WAL is in use are a checkpoint's. */
+bool database_is_checkpoint(const struct database *db);
+/* What was committed is on disk. Without the mutex: it takes a while. */
+int database_sync_log(struct database *db);
+/* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback.
+ * Without the mutex. */
+int database_finish_journal(struct database *db);
 
 /* ---- catalog.c ---- */
 
