@@ -220,6 +220,7 @@ static void run_worker(void *arg)
         mutex_lock(&f->mutex);
         x->working = false;
         w->busy = NULL;
+        cond_broadcast(&f->cond); /* it may wait for a worker of the other kind already */
     }
     mutex_unlock(&f->mutex);
 }

@@ -399,10 +399,11 @@ bool clusternode_level(struct clusternode *from, struct clusternode *to, int64_t
             break;
         if (mono_since_ms(begun) > ms) {
             struct position p = clusternode_position(to, ledger_name(l));
-            fprintf(
-                stderr,
-                "%s: still at %" PRIu64 "/%016" PRIx64 " instead of %" PRIu64 "/%016" PRIx64 "\n",
-                ledger_name(l), p.txid, p.checksum, ledger_last(l).txid, ledger_last(l).checksum);
+            fprintf(stderr,
+                    "%s: still at %" PRIu64 "/%016" PRIx64 " instead of %" PRIu64 "/%016" PRIx64
+                    " (durable there: %" PRIu64 ")\n",
+                    ledger_name(l), p.txid, p.checksum, ledger_last(l).txid,
+                    ledger_last(l).checksum, ledger_durable(l).txid);
             return false;
         }
         feed_wait(feed, seen, 100);
