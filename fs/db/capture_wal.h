@@ -75,6 +75,11 @@ void capture_wal_mended(struct database *db, const uint32_t cksum[2]);
  * records). */
 int capture_wal_attach(struct database *db);
 
+/* Looks at the header in the file: a new round, the same one, or no WAL at all. */
+void capture_wal_load_header(struct database *db);
+
+/* ---- capture_wal_map.c ---- */
+
 /* Number of the newest captured frame that holds page pgno, 0 if none; of any frame with the
  * current salts if `any`. */
 uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/db/capture_wal.h"
+#include "fs/db/database_impl.h"
+#include "ltx/base/bytes.h"
+#include "ltx/base/err.h"
+#include "ltx/base/file.h"
+
+/* Which frame of the WAL holds a page: for those who read pages, and for walfix. */
+
+/* Page numbers of the frames up to `upto` into the map. */
+static int extend_map(struct database *db, uint32_t upto)
+{
+    struct capture_wal *w = &db->wal;
+    if (memcmp(w->map_salt, w->header.salt, sizeof w->map_salt) != 0) {
+        memcpy(w->map_salt, w->header.salt, sizeof w->map_salt);
+        w->map_frames = 0;
+    }
+    if (upto > w->map_cap) {
+        uint32_t cap = upto + upto / 2;
+        uint32_t *map = realloc(w->map, cap * sizeof *map);
+        if (!map)
+            return -ERR_NOMEM;
+        w->map = map;
+        w->map_cap = cap;
+    }
+    while (w->map_frames < upto) {
+        uint8_t head[16];
+        int err = file_read(db->wal_fd, head, sizeof head,
+                            wal_frame_offset(w->header.page_size, w->map_frames + 1));
+        if (err)
+            return err;
+        /* What was captured belongs here also without salts: see wal_frame_unsealed. */
+        bool ours = w->map_frames < w->captured ||
+                    memcmp(head + 8, w->header.salt, sizeof w->header.salt) == 0;
+        w->map[w->map_frames++] = ours ? get_be32(head) : 0;
+    }
+    return 0;
+}
+
+uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t upto = w->captured;
+    if (database_open_wal(db) != 0)
+        return 0;
+    if (any) {
+        int64_t size;
+        capture_wal_load_header(db);
+        if (!w->valid || file_size(db->wal_fd, &size) != 0 || size <= WAL_HEADER_SIZE)
+            return 0;
+        upto = wal_frame_at(w->header.page_size, size) - 1;
+        w->map_frames = 0; /* others write this file; what was read before may be stale */
+    }
+    if (!w->valid || upto == 0 || extend_map(db, upto) != 0)
+        return 0;
+    for (uint32_t f = upto; f > 0; f--)
+        if (w->map[f - 1] == pgno)
+            return f;
+    return 0;
+}
