@@ -235,11 +235,10 @@ static void many_rows(void)
 static void the_file_is_made_anew_from_the_log(void **state)
 {
     (void)state;
-    static const char *const damage[] = {"rm tree/app.db", ": > tree/app.db",
-                                         "truncate -s 5000 tree/app.db",
-                                         "truncate -s +20000 tree/app.db",
-                                         "dd if=/dev/urandom of=tree/app.db bs=4096 count=5 "
-                                         "conv=notrunc 2>/dev/null"};
+    static const char *const damage[] = {
+        "rm tree/app.db", ": > tree/app.db", "truncate -s 5000 tree/app.db",
+        "truncate -s +20000 tree/app.db",
+        "dd if=/dev/zero of=tree/app.db bs=9k count=2 conv=notrunc status=none"};
     for (unsigned i = 0; i < sizeof damage / sizeof *damage; i++) {
         make_folder(NULL);
         and_die(many_rows);
