@@ -30,7 +30,7 @@ struct writer {
     uint32_t first; /* number of the first of them */
     uint32_t *pgno; /* of the frames since mx_frame */
     uint32_t pgno_cap;
-    bool leaves;
+    enum replica_state mode; /* what the last page 1 among them says; CLOSED: there was none */
 };
 
 /* The wal-index header; SQLite builds a broken or missing one anew. */
@@ -160,7 +160,7 @@ static int build(struct writer *w, uint32_t pgno, uint32_t commit)
                     w->cksum);
     struct db_header h;
     if (pgno == 1 && db_header_parse(frame + WAL_FRAME_HEADER_SIZE, &h))
-        w->leaves = !h.wal;
+        w->mode = h.wal ? REPLICA_WAL : REPLICA_LEAVING;
     w->pgno[i] = pgno;
     w->frame++;
     w->used += (size_t)wal_frame_size(w->header.page_size);
@@ -217,8 +217,7 @@ static int publish(struct writer *w, uint32_t commit)
     return walindex_publish(&w->r->index, &w->index);
 }
 
-int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at,
-              bool *leaves)
+int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at)
 {
     struct writer w = {.r = r};
     uint32_t commit = 0;
@@ -233,7 +232,7 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
         *at = (struct position){e->max_txid, e->post_checksum};
         commit = e->commit;
         bytes += e->size;
-        more = e->max_txid < last_txid && bytes < REPLICA_BATCH_BYTES && !w.leaves;
+        more = e->max_txid < last_txid && bytes < REPLICA_BATCH_BYTES && w.mode != REPLICA_LEAVING;
         int next = txlog_next(ledger_log(r->ledger), e);
         if (next && next != -ERR_NOTFOUND)
             err = next;
@@ -241,10 +240,11 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
     }
     if (!err)
         err = publish(&w, commit);
+    if (!err && w.mode != REPLICA_CLOSED)
+        r->state = w.mode;
     if (r->shm_fd >= 0 && !r->holding)
         lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
     free(w.pgno);
-    *leaves = w.leaves;
     if (err == -ERR_CORRUPT || err == -ERR_CHECKSUM || err == -ERR_TRUNCATED) {
         log_error("follow", "%s: the record after TXID %llu cannot be applied: %s", r->db->path,
                   (unsigned long long)ledger_applied(r->ledger).txid, err_text(err));

@@ -254,7 +254,7 @@ static int leave_wal(struct replica *r)
         return replica_open_wal(r); /* not yet */
     r->state = REPLICA_CLOSED;
     tell_backed(r, ledger_applied(r->ledger));
-    return find_state(r);
+    return replica_prepare(r);
 }
 
 void replica_idle(struct replica *r)
@@ -267,7 +267,7 @@ void replica_idle(struct replica *r)
 static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t last)
 {
     struct position at;
-    bool leaves = false, whole = false;
+    bool whole = false;
     int err = find_state(r);
     if (err)
         return err;
@@ -283,9 +283,7 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
         err = apply_rollback(r, e, last, &at);
         whole = true;
     } else {
-        err = apply_wal(r, e, last, &at, &leaves);
-        if (!err && leaves)
-            r->state = REPLICA_LEAVING;
+        err = apply_wal(r, e, last, &at);
     }
     if (err)
         return err;

@@ -74,10 +74,9 @@ void replica_close_wal(struct replica *r, bool checkpoint);
 int replica_path(const struct replica *r, const char *suffix, char *out, size_t size);
 
 /* Records from *e on, as many as fit a batch and stay in WAL mode's bounds. *at: the position
- * reached. *leaves: a page 1 that is not WAL mode's was among them. *e is advanced past what was
+ * reached. r->state follows the last page 1 among them: WAL or LEAVING. *e is advanced past what was
  * applied (released at the end of the log: then e->file is NULL). */
-int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at,
-              bool *leaves);
+int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at);
 int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
                    struct position *at);
 int apply_deletion(struct replica *r);

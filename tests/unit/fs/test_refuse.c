@@ -29,7 +29,7 @@
 struct world {
     char folder[32];
     int device;
-    char room[2 * MAX_WRITE];
+    _Alignas(struct fuse_in_header) char room[2 * MAX_WRITE];
 };
 
 static struct world w;
