@@ -47,6 +47,7 @@ def run(results, patterns, jobs, keep):
         results.failed("tests/run", "the program", 0, "%s has not been built" % PROGRAM)
         return
     waiting = queue.Queue()
+    again = []
     # The long ones first, so that no worker waits for one at the end.
     for item in sorted((t for t in tests if not t[1].alone), key=lambda t: -t[1].limit):
         waiting.put(item)
@@ -57,7 +58,8 @@ def run(results, patterns, jobs, keep):
                 file, test = waiting.get_nowait()
             except queue.Empty:
                 return
-            _supervise(results, file, test, keep)
+            if not _supervise(results, file, test, keep, False):
+                again.append((file, test))
     workers = [threading.Thread(target=work) for _ in range(max(1, jobs))]
     for worker in workers:
         worker.start()
@@ -65,8 +67,11 @@ def run(results, patterns, jobs, keep):
         for worker in workers:
             worker.join()
         for file, test in tests:
-            if test.alone:
-                _supervise(results, file, test, keep)
+            if test.alone and not _supervise(results, file, test, keep, False):
+                again.append((file, test))
+        # Alone: a machine that is busy with other tests is no excuse then.
+        for file, test in again:
+            _supervise(results, file, test, keep, True)
     except KeyboardInterrupt:
         with contextlib.suppress(queue.Empty):
             while True:
@@ -78,8 +83,10 @@ def run(results, patterns, jobs, keep):
         raise
 
 
-def _supervise(results, file, test, keep):
-    """One test in its own process group; its folder is cleaned here too, in case it could not do it itself."""
+def _supervise(results, file, test, keep, last):
+    """One test in its own process group; its folder is cleaned here too, in case it could not do it itself.
+
+    False if it failed and deserves a second try, which has not been the `last`."""
     began = time.monotonic()
     place = scratch.Scratch(re.sub(r"[^\w-]", "-", test.name))
     process = subprocess.Popen([sys.executable, os.path.join(TOP, "tests/run"), "--one", file, test.name, place.path],
@@ -115,13 +122,17 @@ def _supervise(results, file, test, keep):
     reader.join(5)
     text = b"".join(output).decode(errors="replace") + trouble
     if late.is_set():
-        results.failed(file, test.name, seconds, "%s\nended: longer than %d s" % (text, test.limit))
-    elif status == 0:
+        text = "%s\nended: longer than %d s" % (text, test.limit)
+    if status == 0 and not late.is_set():
         results.passed(file, test.name, seconds)
-    elif status == SKIPPED:
+    elif status == SKIPPED and not late.is_set():
         results.skipped(file, test.name, seconds, text.strip().splitlines()[-1])
-    else:
+    elif last:
         results.failed(file, test.name, seconds, text)
+    else:
+        results.once_more(file, test.name, seconds, text)
+        return False
+    return True
 
 
 def run_one(file, name, path):

@@ -9,6 +9,7 @@ class Report:
     def __init__(self):
         self.counts = {"ok": 0, "FAIL": 0, "skip": 0}
         self.bad = []
+        self.uncertain = []
         self.began = time.monotonic()
         self.lock = threading.Lock()
 
@@ -32,10 +33,20 @@ class Report:
         text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-150:])
         self._line("FAIL", file, name, seconds, "\n" + text.rstrip("\n") if text else "")
 
+    def once_more(self, file, name, seconds, output):
+        """A failure that does not count yet: what happened is shown, and the test gets a second try."""
+        self.uncertain.append("%s: %s" % (file, name))
+        text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-150:])
+        with self.lock:
+            print("again %6.2f s  %s: %s\n%s" % (seconds, file, name, text.rstrip("\n")), flush=True)
+
     def finish(self):
         """Prints the closing line; returns the exit status."""
         for name in self.bad:
             print("failed: " + name)
+        for name in self.uncertain:
+            if name not in self.bad:
+                print("passed only at the second try: " + name)
         if not any(self.counts.values()):
             print("tests/run: no test has this name", file=sys.stderr)
             return 1
