@@ -115,7 +115,8 @@ static struct applier *applier_of(struct follow *f, uint32_t i)
         return NULL;
     }
     mutex_lock(&db->mutex);
-    db->ledger = l;
+    if (!db->ledger)
+        db->ledger = l;
     mutex_unlock(&db->mutex);
     a->follow = f;
     a->ledger = l;

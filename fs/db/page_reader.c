@@ -61,7 +61,8 @@ static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uin
     if (!db)
         return -ERR_NOMEM;
     mutex_lock(&db->mutex);
-    db->ledger = l;
+    if (!db->ledger)
+        db->ledger = l;
     ledger_info(l, &info);
     uint64_t sum = ledger_page_sum(l, pgno);
     int err = 0;
