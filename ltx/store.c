@@ -241,6 +241,7 @@ int store_open(struct store **out, int data_dirfd, const struct store_options *o
     s->options = *options;
     if (s->options.group_sync_us <= 0)
         s->options.group_sync_us = DEFAULT_GROUP_SYNC_US;
+    store_set_group_sync(s, 0);
     feed_init(&s->feed);
     mutex_init(&s->mutex, RANK_STORE);
     cond_init(&s->created);
@@ -286,6 +287,11 @@ void store_close(struct store *s)
     mutex_fini(&s->mutex);
     feed_fini(&s->feed);
     free(s);
+}
+
+void store_set_group_sync(struct store *s, int64_t us)
+{
+    atomic_store(&s->group_sync_us, us > 0 ? us : s->options.group_sync_us);
 }
 
 struct feed *store_feed(struct store *s)

@@ -46,6 +46,13 @@ void store_quit(struct store *s);
 void store_join(struct store *s);
 void store_close(struct store *s);
 
+/*
+ * Least time between two background syncs from now on, microseconds; 0: what the options say. On the
+ * primary nothing is sent before it is durable, so it is short; on a replica nobody waits for it,
+ * and the disk has other work.
+ */
+void store_set_group_sync(struct store *s, int64_t us);
+
 /* Woken by every published and every durable record, every ledger_set_applied and every new ledger.
  */
 struct feed *store_feed(struct store *s);

@@ -2,6 +2,7 @@
 #ifndef LTX_STORE_INTERNAL_H
 #define LTX_STORE_INTERNAL_H
 
+#include <stdatomic.h>
 #include "ltx/base/mutex.h"
 #include "ltx/base/thread.h"
 #include "ltx/store.h"
@@ -11,6 +12,7 @@
 struct store {
     int data_dirfd; /* borrowed */
     struct store_options options;
+    _Atomic int64_t group_sync_us; /* as store_set_group_sync said last */
     struct feed feed;
 
     struct mutex mutex;  /* RANK_STORE; guards the fields up to the next blank line */

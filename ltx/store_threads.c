@@ -47,13 +47,12 @@ static bool sync_all(struct store *s)
 static void run_syncer(void *arg)
 {
     struct store *s = arg;
-    int64_t least_us = s->options.group_sync_us;
     bool quit = false;
     while (!quit) {
         uint64_t seen = feed_count(&s->feed);
         struct mono start = mono_now();
         if (sync_all(s)) {
-            int64_t left_us = least_us - mono_since_us(start);
+            int64_t left_us = atomic_load(&s->group_sync_us) - mono_since_us(start);
             quit = left_us > 0 && pause_ms(s, (left_us + 999) / 1000);
         } else
             quit = !feed_wait(&s->feed, seen, -1);

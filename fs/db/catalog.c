@@ -15,6 +15,7 @@
 #include "ltx/base/logger.h"
 
 #define DRAIN_LIMIT_MS 60000
+#define REPLICA_SYNC_US 10000 /* the primary is told of durability this much later at most */
 
 int catalog_open(struct catalog **out, const struct catalog_options *options)
 {
@@ -350,6 +351,7 @@ int catalog_become_primary(struct catalog *c)
         mutex_unlock(&all[i]->mutex);
     }
     catalog_put_all(all, count);
+    store_set_group_sync(c->store, 0);
     catalog_poke(c);
     return 0;
 }
@@ -360,5 +362,6 @@ int catalog_become_replica(struct catalog *c)
         return 0;
     catalog_release_held(c);
     demote_databases(c);
+    store_set_group_sync(c->store, REPLICA_SYNC_US);
     return follow_start(c, &c->follow);
 }
