@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 
-from lib import case, scratch
+from lib import autopsy, case, scratch
 from lib.cluster import PROGRAM, TOP
 
 SKIPPED = 77
@@ -95,9 +95,11 @@ def _supervise(results, file, test, keep, last):
     place.record(process)
     RUNNING.add(process)
     late = threading.Event()
+    found = []
 
     def end():
         late.set()
+        found.append(autopsy.report(place.path))
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(20)
@@ -122,7 +124,7 @@ def _supervise(results, file, test, keep, last):
     reader.join(5)
     text = b"".join(output).decode(errors="replace") + trouble
     if late.is_set():
-        text = "%s\nended: longer than %d s" % (text, test.limit)
+        text = "%s\n%s\nended: longer than %d s" % ("".join(found), text, test.limit)
     if status == 0 and not late.is_set():
         results.passed(file, test.name, seconds)
     elif status == SKIPPED and not late.is_set():

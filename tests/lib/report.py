@@ -30,13 +30,13 @@ class Report:
 
     def failed(self, file, name, seconds, output):
         self.bad.append("%s: %s" % (file, name))
-        text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-150:])
+        text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-400:])
         self._line("FAIL", file, name, seconds, "\n" + text.rstrip("\n") if text else "")
 
     def once_more(self, file, name, seconds, output):
         """A failure that does not count yet: what happened is shown, and the test gets a second try."""
         self.uncertain.append("%s: %s" % (file, name))
-        text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-150:])
+        text = "".join("     | %s\n" % line for line in output.rstrip().splitlines()[-400:])
         with self.lock:
             print("again %6.2f s  %s: %s\n%s" % (seconds, file, name, text.rstrip("\n")), flush=True)
 
