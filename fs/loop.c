@@ -54,10 +54,21 @@ static void disarm(struct loop *s)
     set_device(s, 0);
 }
 
+static void wake_guard(struct loop *s)
+{
+    mutex_lock(&s->mutex);
+    atomic_store(&s->guarding, true);
+    cond_signal(&s->wake_guard);
+    mutex_unlock(&s->mutex);
+}
+
+/* Nobody watches unguarded: whatever holds up the one who watches, the device is armed soon. */
 static void begin_watching(struct worker *w)
 {
     atomic_fetch_add(&w->loop->watching, 1);
     w->watching = true;
+    if (!atomic_load(&w->loop->guarding))
+        wake_guard(w->loop);
 }
 
 static void end_watching(struct worker *w)
@@ -69,13 +80,13 @@ static void end_watching(struct worker *w)
 /* Two may have begun to watch at once; one is enough, and the last one never leaves this way. */
 static void leave_if_crowded(struct worker *w)
 {
-    struct loop *s = w->loop;
-    if (atomic_load(&s->watching) < 2)
-        return;
-    if (atomic_fetch_sub(&s->watching, 1) > 1)
-        w->watching = false;
-    else
-        atomic_fetch_add(&s->watching, 1);
+    unsigned watching = atomic_load(&w->loop->watching);
+    while (watching >= 2) {
+        if (atomic_compare_exchange_weak(&w->loop->watching, &watching, watching - 1)) {
+            w->watching = false;
+            return;
+        }
+    }
 }
 
 void loop_long_begin(void)
@@ -151,22 +162,12 @@ static int watch(struct loop *s, struct fuse_buf *buf)
     }
 }
 
-static void wake_guard(struct loop *s)
-{
-    mutex_lock(&s->mutex);
-    atomic_store(&s->guarding, true);
-    cond_signal(&s->wake_guard);
-    mutex_unlock(&s->mutex);
-}
-
-static void answer(struct worker *w, struct fuse_buf *buf, bool woken)
+static void answer(struct worker *w, struct fuse_buf *buf)
 {
     struct loop *s = w->loop;
     atomic_fetch_add(&s->served, 1);
     if (atomic_load(&s->since_long) < SPIN_AFTER_LONG)
         atomic_fetch_add(&s->since_long, 1);
-    if (woken && !atomic_load(&s->guarding))
-        wake_guard(s);
     fuse_session_process_buf(s->se, buf);
     loop_long_end();
     atomic_store(&s->replied_us, mono_now().us);
@@ -207,8 +208,7 @@ static void work(void *raw)
     if (unshare(CLONE_FS) == 0)
         umask(0);
     while (me.watching || sleep_until_needed(s)) {
-        bool woken = !me.watching;
-        if (woken)
+        if (!me.watching)
             begin_watching(&me);
         got = watch(s, &buf);
         if (got < 0)
@@ -219,7 +219,7 @@ static void work(void *raw)
             continue;
         }
         spin_learn(s);
-        answer(&me, &buf, woken);
+        answer(&me, &buf);
         if (me.watching)
             leave_if_crowded(&me);
     }
@@ -227,6 +227,15 @@ static void work(void *raw)
         tell_all(s);
     free(buf.mem);
     self = NULL;
+}
+
+/* Ends the guarding unless somebody has begun to watch meanwhile: who did either saw the flag unset,
+ * and waits for the mutex to set it, or is seen here. */
+static void stop_guarding(struct loop *s)
+{
+    atomic_store(&s->guarding, false);
+    if (atomic_load(&s->watching))
+        atomic_store(&s->guarding, true);
 }
 
 /*
@@ -249,7 +258,7 @@ static void guard(void *raw)
         if (atomic_load(&s->watching))
             arm(s);
         else
-            atomic_store(&s->guarding, false);
+            stop_guarding(s);
     }
     mutex_unlock(&s->mutex);
 }
