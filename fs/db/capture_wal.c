@@ -290,6 +290,8 @@ static int capture(struct database *db, uint32_t commit)
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
         w->captured_unsealed = w->cursor_unsealed;
+        w->sync_follows = w->synced;
+        w->synced = false;
         w->overwritten = 0;
         if (w->broken == 0)
             w->broken = w->gap;

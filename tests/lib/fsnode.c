@@ -267,7 +267,8 @@ static int sync_file(struct told *t, const char *path)
     int err = file_open(AT_FDCWD, path, O_RDWR, 0, &fd);
     if (err)
         return err;
-    err = database_sync(t->db, t->kind, false, fd);
+    if (!database_is_synced(t->db, t->kind))
+        err = database_sync(t->db, t->kind, false, fd);
     file_close(fd);
     return err;
 }

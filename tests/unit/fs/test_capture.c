@@ -263,6 +263,33 @@ static void journal_modes_and_page_sizes_may_change(void **state)
                   2 * STEPS);
 }
 
+/* How many of ten commits were expected to be synced. */
+static unsigned foreseen(sqlite3 *db, struct database *captured, const char *synchronous)
+{
+    unsigned count = 0;
+    sql_do(db, "PRAGMA synchronous=%s", synchronous);
+    for (unsigned i = 0; i < 10; i++) {
+        sql_do(db, "INSERT INTO t VALUES(%u)", i);
+        count += database_sync_follows(captured, FILE_WAL) != NULL;
+    }
+    return count;
+}
+
+static void a_sync_after_each_commit_is_foreseen(void **state)
+{
+    (void)state;
+    sqlite3 *db = sql_open(fsnode_path(&node, "foreseen.db"), "tap");
+    sql_do(db, "PRAGMA journal_mode=WAL");
+    sql_do(db, "CREATE TABLE t(a)");
+    struct database *captured = catalog_get(node.catalog, "foreseen.db");
+    assert_non_null(captured);
+    assert_true(foreseen(db, captured, "FULL") >= 9);
+    assert_true(foreseen(db, captured, "NORMAL") <= 1);
+    assert_true(foreseen(db, captured, "FULL") >= 9);
+    catalog_put(captured);
+    sql_close(db);
+}
+
 int main(void)
 {
     logger_configure(LOGGER_WARN, false);
@@ -278,6 +305,7 @@ int main(void)
         cmocka_unit_test(one_connection_with_exclusive_locks_is_captured),
         cmocka_unit_test(a_kept_journal_may_have_a_size_limit),
         cmocka_unit_test(journal_modes_and_page_sizes_may_change),
+        cmocka_unit_test_setup_teardown(a_sync_after_each_commit_is_foreseen, begin, end),
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));
