@@ -10,6 +10,8 @@
 
 #define CALL_MS 3000
 #define IDLE_MS 500
+#define PENDING_MS \
+    20 /* what was received is being applied: no event of the log says when it has been */
 
 struct ack_item {
     struct follow *follow;
@@ -68,10 +70,10 @@ static void send_acks(struct follower *f, struct self_call *c, const struct ack_
 void ack_run(void *follower)
 {
     struct follower *f = follower;
-    struct feed *feed = store_feed(f->store);
+    struct feed *feed = &store_feeds(f->store)->durable;
     struct self_call call = {0};
     struct ack_item items[256];
-    int64_t pause_ms;
+    int64_t pause_ms, idle_ms;
 
     while (!follower_quits(f)) {
         uint64_t seen = feed_count(feed);
@@ -82,10 +84,11 @@ void ack_run(void *follower)
         follower_check_level(f);
         mutex_lock(&f->mutex);
         pause_ms = f->ack_ms;
+        idle_ms = f->mark_pending ? PENDING_MS : IDLE_MS;
         mutex_unlock(&f->mutex);
         if (follower_pause(f, pause_ms))
             break;
-        feed_wait(feed, seen, IDLE_MS);
+        feed_wait(feed, seen, idle_ms);
     }
     self_call_fini(&call);
 }

@@ -276,7 +276,7 @@ void follower_quit(struct follower *f)
     mutex_unlock(&f->mutex);
     peer_quit(f->peer);
     peer_quit(f->bulk);
-    feed_wake(store_feed(f->store));
+    feed_wake(&store_feeds(f->store)->durable);
 }
 
 void follower_join(struct follower *f)

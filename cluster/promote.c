@@ -75,7 +75,7 @@ static int fail_unreachable(struct promotion *p)
 static int wait_until_near(struct promotion *p)
 {
     struct node *n = p->n;
-    struct feed *feed = store_feed(n->options.store);
+    struct feed *feed = &store_feeds(n->options.store)->applied;
     struct follower_view view;
     struct mono lost = mono_now();
 
@@ -184,7 +184,7 @@ static struct must_have *first_missing(struct promotion *p)
 
 static int wait_until_level(struct promotion *p)
 {
-    struct feed *feed = store_feed(p->n->options.store);
+    struct feed *feed = &store_feeds(p->n->options.store)->applied;
     struct mono touched = mono_now();
     uint32_t total;
 
@@ -292,7 +292,7 @@ static int planned(struct promotion *p)
 static void wait_until_applied(struct promotion *p)
 {
     struct store *store = p->n->options.store;
-    struct feed *feed = store_feed(store);
+    struct feed *feed = &store_feeds(store)->applied;
     bool all = false;
 
     while (!all && time_left(p) > p->timeout_ms / 2 && !p->n->quit) {

@@ -124,7 +124,7 @@ int node_become_primary(struct node *n, uint64_t epoch)
     self_open_gate(&n->self);
     log_info("cluster", "this node is the primary of cluster %016" PRIx64 ", epoch %" PRIu64,
              self_stamp(&n->self).cluster_id, epoch);
-    feed_wake(store_feed(n->options.store));
+    feed_wake(&store_feeds(n->options.store)->durable);
     herald_wake(&n->herald);
     return 0;
 }
@@ -162,6 +162,6 @@ void node_become_replica(struct node *n, uint64_t epoch, const char *primary, bo
     if (was != ROLE_REPLICA)
         log_info("cluster", "this node is a replica, epoch %" PRIu64 ", of %s", epoch,
                  primary[0] != '\0' ? primary : "a primary that is not known yet");
-    feed_wake(store_feed(n->options.store));
+    feed_wake(&store_feeds(n->options.store)->durable);
     start_following(n, primary);
 }

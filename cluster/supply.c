@@ -9,6 +9,12 @@
 
 #define QUANTUM (128u << 10) /* bytes that one database may add before the next has its turn */
 #define EXPIRE_MS 5000       /* how often silent sessions are looked for */
+/*
+ * So long from round to round, unless some replica lacks more than an answer holds. What is committed
+ * meanwhile travels together: an answer costs some ten changes of thread on its way, a record in it
+ * hardly any.
+ */
+#define REST_US 1000
 
 /* Answers to a PULL. */
 
@@ -140,8 +146,8 @@ static bool fill(struct supply *s, struct session *x, struct msg_writer *w)
     return level && !full;
 }
 
-/* Answers the parked PULL if there is something to say. */
-static void serve(struct supply *s, struct session *x)
+/* Answers the parked PULL if there is something to say. False if the replica will lack more then. */
+static bool serve(struct supply *s, struct session *x)
 {
     struct msg_stamp stamp = self_stamp(s->self);
     struct transport_request *r = x->parked;
@@ -150,7 +156,7 @@ static void serve(struct supply *s, struct session *x)
     bool level;
 
     if (session_grow(&s->sessions, x) != 0)
-        return;
+        return true;
     w = msg_begin(&s->out, MSG_RECORDS, &stamp);
     msg_put_u32(&w, x->seq + 1);
     msg_put_u8(&w, 0);
@@ -160,16 +166,17 @@ static void serve(struct supply *s, struct session *x)
         session_roll_back(x);
         x->parked = NULL;
         self_refuse(s->self, r, w.err, "cannot make an answer: %s", err_text(w.err));
-        return;
+        return true;
     }
     if (s->out.len == empty && level == x->level_told && x->seq != 0 &&
         mono_since_ms(x->parked_at) < s->heartbeat_ms)
-        return;
+        return true;
     s->out.data[empty - 1] = level;
     x->level_told = level;
     x->seq++;
     x->parked = NULL;
     transport_reply(r, s->out.data, s->out.len);
+    return level;
 }
 
 /* Requests. */
@@ -387,18 +394,20 @@ static int64_t time_left(struct supply *s)
 static void run(void *arg)
 {
     struct supply *s = arg;
-    struct feed *feed = store_feed(s->store);
+    struct feed *feed = &store_feeds(s->store)->durable;
 
     while (!s->quit) {
         uint64_t seen = feed_count(feed);
+        struct mono began = mono_now();
         struct transport_request *r;
+        bool level = true;
 
         look_at_role(s);
         while ((r = inbox_pop(&s->inbox)) != NULL)
             handle(s, r);
         for (struct session *x = s->sessions.first; x != NULL; x = x->next)
             if (x->parked != NULL)
-                serve(s, x);
+                level = serve(s, x) && level;
         if (mono_since_ms(s->expired) > EXPIRE_MS) {
             sessions_expire(&s->sessions);
             s->expired = mono_now();
@@ -406,6 +415,8 @@ static void run(void *arg)
         if (s->quit)
             break;
         feed_wait(feed, seen, time_left(s));
+        if (level)
+            feed_rest(feed, REST_US - mono_since_us(began));
     }
 }
 
@@ -414,7 +425,7 @@ void supply_init(struct supply *s, struct self *self, struct store *store, struc
 {
     *s = (struct supply){
         .self = self, .store = store, .members = members, .heartbeat_ms = heartbeat_ms};
-    inbox_init(&s->inbox, store_feed(store));
+    inbox_init(&s->inbox, &store_feeds(store)->durable);
     sessions_init(&s->sessions, store);
     s->expired = mono_now();
 }
@@ -428,7 +439,7 @@ void supply_quit(struct supply *s)
 {
     s->quit = true;
     inbox_close(&s->inbox);
-    feed_wake(store_feed(s->store));
+    feed_wake(&store_feeds(s->store)->durable);
 }
 
 void supply_join(struct supply *s)

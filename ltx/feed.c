@@ -38,6 +38,20 @@ void feed_wake(struct feed *f)
         cond_broadcast(&f->cond);
 }
 
+bool feed_rest(struct feed *f, int64_t us)
+{
+    struct mono start = mono_now();
+    int64_t left = us;
+    mutex_lock(&f->mutex);
+    while (!f->closed && left > 0) {
+        cond_wait_us(&f->cond, &f->mutex, left);
+        left = us - mono_since_us(start);
+    }
+    bool open = !f->closed;
+    mutex_unlock(&f->mutex);
+    return open;
+}
+
 void feed_close(struct feed *f)
 {
     mutex_lock(&f->mutex);

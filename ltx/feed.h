@@ -28,5 +28,16 @@ void feed_close(struct feed *f); /* every wait, now and later, returns false at 
 /* Waits until the counter is not `seen`, at most `ms` (< 0: without limit). False if closed or
  * timed out. */
 bool feed_wait(struct feed *f, uint64_t seen, int64_t ms);
+/* Waits `us` microseconds, whatever happens meanwhile: for who shall not be woken more often. Whoever
+ * wakes the feed does not pay for it. False, and earlier, if closed. */
+bool feed_rest(struct feed *f, int64_t us);
+
+/* What happens in a store, each with a feed of its own: nobody is woken for what he does not wait
+ * for. */
+struct feeds {
+    struct feed published; /* a record is in a log; there is a new ledger */
+    struct feed durable;   /* a record is on disk */
+    struct feed applied;   /* clients of a replica see a record, or its database is found damaged */
+};
 
 #endif

@@ -338,8 +338,8 @@ void ledger_set_applied(struct ledger *l, struct position p)
     mutex_lock(&l->mutex);
     l->applied = p;
     mutex_unlock(&l->mutex);
-    if (l->feed != NULL)
-        feed_wake(l->feed);
+    if (l->feeds != NULL)
+        feed_wake(&l->feeds->applied);
 }
 
 void ledger_set_damaged(struct ledger *l, const char *why)
@@ -347,6 +347,6 @@ void ledger_set_damaged(struct ledger *l, const char *why)
     mutex_lock(&l->mutex);
     ledger_damage_locked(l, why);
     mutex_unlock(&l->mutex);
-    if (l->feed != NULL)
-        feed_wake(l->feed);
+    if (l->feeds != NULL)
+        feed_wake(&l->feeds->applied);
 }

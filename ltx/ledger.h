@@ -108,7 +108,7 @@ uint64_t ledger_page_sum(struct ledger *l, uint32_t pgno);
 uint32_t ledger_page_sums(struct ledger *l, uint32_t first, uint32_t n, uint64_t *out);
 uint32_t ledger_block_sums(struct ledger *l, uint32_t first_block, uint32_t n, uint64_t *out);
 
-/* fs says how far clients of this node see the database. Wakes the store's feed. ledger_publish
+/* fs says how far clients of this node see the database. Wakes the feed. ledger_publish
  * does it itself; ledger_receive_finish does not: what was received is applied later. */
 void ledger_set_applied(struct ledger *l, struct position p);
 

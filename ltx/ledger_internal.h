@@ -44,7 +44,7 @@ struct ledger {
     int data_dirfd;                  /* borrowed */
     int dirfd;                       /* <data>/db/<folder> */
     uint64_t node_id;
-    struct feed *feed;
+    struct feeds *feeds;
     struct txlog *log;
 
     struct mutex mutex; /* RANK_LEDGER */
@@ -63,7 +63,7 @@ struct ledger {
 struct ledger_options {
     int data_dirfd;
     const char *folder; /* below <data>/db */
-    struct feed *feed;
+    struct feeds *feeds;
     int64_t segment_bytes;
     uint64_t node_id;
 };

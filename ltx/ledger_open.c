@@ -28,7 +28,7 @@ static struct ledger *new_ledger(const struct ledger_options *o)
     cond_init(&l->saved);
     l->dirfd = -1;
     l->data_dirfd = o->data_dirfd;
-    l->feed = o->feed;
+    l->feeds = o->feeds;
     l->node_id = o->node_id;
     snprintf(l->folder, sizeof l->folder, "%s", o->folder);
     return l;
@@ -43,7 +43,7 @@ static int open_folder(struct ledger *l)
 
 static int open_log(struct ledger *l, const struct ledger_options *o)
 {
-    struct txlog_options options = {.segment_bytes = o->segment_bytes, .feed = o->feed};
+    struct txlog_options options = {.segment_bytes = o->segment_bytes, .feeds = o->feeds};
     return txlog_open(&l->log, l->dirfd, l->name, &options);
 }
 

@@ -57,12 +57,12 @@ static int read_page(struct copy *c, struct page_reader reader, uint32_t pgno, u
     for (;;) {
         if (cancelled(c))
             return -ERR_CLOSED;
-        uint64_t seen = feed_count(store_feed(c->store));
+        uint64_t seen = feed_count(&store_feeds(c->store)->published);
         int rc = reader.read(reader.ctx, c->ledger, pgno, c->page, page_size);
         if (rc != -ERR_BUSY || mono_since_ms(start) > BUSY_LIMIT_MS)
             return rc;
         /* What ends the change may be a rollback, which wakes nobody; hence the limit. */
-        (void)feed_wait(store_feed(c->store), seen, BUSY_WAIT_MS);
+        (void)feed_wait(&store_feeds(c->store)->published, seen, BUSY_WAIT_MS);
     }
 }
 

@@ -100,7 +100,7 @@ static struct ledger_options ledger_options(struct store *s, const char *folder)
     return (struct ledger_options){
         .data_dirfd = s->data_dirfd,
         .folder = folder,
-        .feed = &s->feed,
+        .feeds = &s->feeds,
         .segment_bytes = s->options.segment_bytes,
         .node_id = s->options.node_id,
     };
@@ -242,7 +242,9 @@ int store_open(struct store **out, int data_dirfd, const struct store_options *o
     if (s->options.group_sync_us <= 0)
         s->options.group_sync_us = DEFAULT_GROUP_SYNC_US;
     store_set_group_sync(s, 0);
-    feed_init(&s->feed);
+    feed_init(&s->feeds.published);
+    feed_init(&s->feeds.durable);
+    feed_init(&s->feeds.applied);
     mutex_init(&s->mutex, RANK_STORE);
     cond_init(&s->created);
     mutex_init(&s->quit_mutex, RANK_LEAF);
@@ -264,7 +266,9 @@ int store_start(struct store *s)
 void store_quit(struct store *s)
 {
     store_threads_quit(s);
-    feed_close(&s->feed);
+    feed_close(&s->feeds.published);
+    feed_close(&s->feeds.durable);
+    feed_close(&s->feeds.applied);
 }
 
 void store_join(struct store *s)
@@ -285,7 +289,9 @@ void store_close(struct store *s)
     mutex_fini(&s->quit_mutex);
     cond_fini(&s->created);
     mutex_fini(&s->mutex);
-    feed_fini(&s->feed);
+    feed_fini(&s->feeds.published);
+    feed_fini(&s->feeds.durable);
+    feed_fini(&s->feeds.applied);
     free(s);
 }
 
@@ -294,9 +300,9 @@ void store_set_group_sync(struct store *s, int64_t us)
     atomic_store(&s->group_sync_us, us > 0 ? us : s->options.group_sync_us);
 }
 
-struct feed *store_feed(struct store *s)
+struct feeds *store_feeds(struct store *s)
 {
-    return &s->feed;
+    return &s->feeds;
 }
 
 struct ledger *store_find(struct store *s, const char *name)
@@ -330,7 +336,7 @@ int store_get(struct store *s, const char *name, struct ledger **out)
     cond_broadcast(&s->created);
     mutex_unlock(&s->mutex);
     if (rc == 0)
-        feed_wake(&s->feed);
+        feed_wake(&s->feeds.published);
     return rc;
 }
 

@@ -53,9 +53,8 @@ void store_close(struct store *s);
  */
 void store_set_group_sync(struct store *s, int64_t us);
 
-/* Woken by every published and every durable record, every ledger_set_applied and every new ledger.
- */
-struct feed *store_feed(struct store *s);
+/* What happens in any of its ledgers. */
+struct feeds *store_feeds(struct store *s);
 
 struct ledger *store_find(struct store *s, const char *name); /* NULL if there is none */
 int store_get(struct store *s, const char *name,

@@ -13,7 +13,7 @@ struct store {
     int data_dirfd; /* borrowed */
     struct store_options options;
     _Atomic int64_t group_sync_us; /* as store_set_group_sync said last */
-    struct feed feed;
+    struct feeds feeds;
 
     struct mutex mutex;  /* RANK_STORE; guards the fields up to the next blank line */
     struct cond created; /* not `creating` */

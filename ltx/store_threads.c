@@ -13,35 +13,34 @@
 #define MAINTENANCE_MS 5000
 
 /* Waits unless it is time to quit; true if it is. */
-static bool pause_ms(struct store *s, int64_t ms)
+static bool pause_us(struct store *s, int64_t us)
 {
     struct mono start = mono_now();
     mutex_lock(&s->quit_mutex);
     while (!s->quit) {
-        int64_t left = ms - mono_since_ms(start);
+        int64_t left = us - mono_since_us(start);
         if (left <= 0)
             break;
-        cond_wait_ms(&s->quit_cond, &s->quit_mutex, left);
+        cond_wait_us(&s->quit_cond, &s->quit_mutex, left);
     }
     bool quit = s->quit;
     mutex_unlock(&s->quit_mutex);
     return quit;
 }
 
-/* Syncs every log that has something to sync; true if there was one. */
-static bool sync_all(struct store *s)
+/* Syncs every log that has something to sync. When to look again, microseconds; 0: when there is
+ * something new. A failure has stopped that log and stands in the log lines. */
+static int64_t sync_all(struct store *s)
 {
-    bool any = false;
+    int64_t first_us = 0;
     uint32_t n = store_count(s);
     for (uint32_t i = 0; i < n; i++) {
-        struct ledger *l = store_at(s, i);
-        if (!txlog_needs_sync(ledger_log(l)))
-            continue;
-        any = true;
-        /* A failure has stopped that log and stands in the log lines. */
-        (void)ledger_sync(l, UINT64_MAX);
+        struct txlog *log = ledger_log(store_at(s, i));
+        int64_t again_us = txlog_sync_behind(log, atomic_load(&s->group_sync_us));
+        if (again_us > 0 && (first_us == 0 || again_us < first_us))
+            first_us = again_us;
     }
-    return any;
+    return first_us;
 }
 
 static void run_syncer(void *arg)
@@ -49,23 +48,22 @@ static void run_syncer(void *arg)
     struct store *s = arg;
     bool quit = false;
     while (!quit) {
-        uint64_t seen = feed_count(&s->feed);
+        uint64_t seen = feed_count(&s->feeds.published);
         struct mono start = mono_now();
-        if (sync_all(s)) {
-            int64_t left_us = atomic_load(&s->group_sync_us) - mono_since_us(start);
-            quit = left_us > 0 && pause_ms(s, (left_us + 999) / 1000);
-        } else
-            quit = !feed_wait(&s->feed, seen, -1);
+        int64_t again_us = sync_all(s);
+        if (again_us > 0)
+            quit = pause_us(s, again_us - mono_since_us(start));
+        else
+            quit = !feed_wait(&s->feeds.published, seen, -1);
     }
-    (void)sync_all(s);
 }
 
 static void run_maintainer(void *arg)
 {
     struct store *s = arg;
-    while (!pause_ms(s, MAINTENANCE_MS)) {
+    while (!pause_us(s, MAINTENANCE_MS * 1000)) {
         uint32_t n = store_count(s);
-        for (uint32_t i = 0; i < n && !pause_ms(s, 0); i++) {
+        for (uint32_t i = 0; i < n && !pause_us(s, 0); i++) {
             struct ledger *l = store_at(s, i);
             struct ledger_info info;
             ledger_info(l, &info);

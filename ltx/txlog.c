@@ -17,6 +17,7 @@
 
 #define ALLOCATE_LEAST (64 * 1024)
 #define ALLOCATE_MOST (1024 * 1024)
+#define LEAVE_US 1000 /* so long a commit that somebody will sync is left to him */
 
 /*
  * Buffers go from log to log, as most logs are idle most of the time: a few for the whole program,
@@ -45,10 +46,10 @@ static void buffer_put(uint8_t *b)
     free(b);
 }
 
-static void wake(struct txlog *t)
+static void tell_durable(struct txlog *t)
 {
-    if (t->feed != NULL)
-        feed_wake(t->feed);
+    if (t->feeds != NULL)
+        feed_wake(&t->feeds->durable);
 }
 
 void txlog_fail(struct txlog *t, const char *what, int rc)
@@ -89,7 +90,7 @@ static void set_durable(struct txlog *t)
     t->durable = t->last;
     cond_broadcast(&t->synced);
     mutex_unlock(&t->mutex);
-    wake(t);
+    tell_durable(t);
 }
 
 /*
@@ -154,6 +155,7 @@ int txlog_roll(struct txlog *t, struct position base, uint32_t flags)
         rc = txlog_add_part(t, p);
     if (rc == 0) {
         t->tail = p;
+        t->recent_count = 0;
         t->active = file;
         t->allocated = p->end;
         t->folder_dirty = true;
@@ -280,6 +282,7 @@ static int sync_rebase(struct txlog *t)
 
 static void publish_locked(struct txlog *t, const struct txlog_frame *f)
 {
+    t->recent[t->recent_count++ % TXLOG_RECENT] = (struct txlog_mark){t->tail->last, t->tail->end};
     segment_add(t->tail, f);
     t->last = t->tail->last;
     if (f->flags & TXLOG_REBASE) {
@@ -377,8 +380,11 @@ int txlog_append_publish(struct txlog_append *a, const struct ltx_header *header
         mutex_unlock(&t->mutex);
     }
     end_append(a);
-    if (rc == 0)
-        wake(t);
+    if (rc == 0 && t->feeds != NULL) {
+        feed_wake(&t->feeds->published);
+        if ((f.flags & TXLOG_REBASE) != 0)
+            feed_wake(&t->feeds->durable);
+    }
     return rc;
 }
 
@@ -444,11 +450,11 @@ static void sync_as_leader(struct txlog *t)
     cond_broadcast(&t->synced);
 }
 
-int txlog_sync(struct txlog *t, uint64_t txid)
+/* With the mutex held. True if this thread has led a sync. */
+static int sync_locked(struct txlog *t, uint64_t txid, bool *led)
 {
     int rc = 0;
-    bool led = false;
-    mutex_lock(&t->mutex);
+    *led = false;
     /* What is appended while we wait is not waited for. */
     if (txid > t->last.txid)
         txid = t->last.txid;
@@ -464,13 +470,63 @@ int txlog_sync(struct txlog *t, uint64_t txid)
             cond_wait(&t->synced, &t->mutex);
         else {
             sync_as_leader(t);
-            led = true;
+            *led = true;
         }
+    }
+    return rc;
+}
+
+int txlog_sync(struct txlog *t, uint64_t txid)
+{
+    bool led;
+    mutex_lock(&t->mutex);
+    t->attended = txid >= t->last.txid || t->attended;
+    int rc = sync_locked(t, txid, &led);
+    mutex_unlock(&t->mutex);
+    if (led && rc == 0)
+        tell_durable(t);
+    return rc;
+}
+
+/*
+ * With the mutex held: how long to leave what is not durable to those who made it, 0 if they do not
+ * see to it. A second thread at a sync that somebody is about to begin, or waits for, costs him two
+ * changes of thread.
+ */
+static int64_t leave_to_others(struct txlog *t)
+{
+    if (t->syncing)
+        return LEAVE_US;
+    if (!t->attended)
+        return 0;
+    if (t->left_txid <= t->durable.txid) {
+        t->left_txid = t->last.txid;
+        t->left_at = mono_now();
+        return LEAVE_US;
+    }
+    int64_t left_us = LEAVE_US - mono_since_us(t->left_at);
+    t->attended = left_us > 0;
+    return left_us > 0 ? left_us : 0;
+}
+
+int64_t txlog_sync_behind(struct txlog *t, int64_t again_us)
+{
+    bool led = false;
+    int rc = 0;
+    mutex_lock(&t->mutex);
+    if (t->failed || position_equal(t->last, t->durable))
+        again_us = 0;
+    else {
+        int64_t left_us = leave_to_others(t);
+        if (left_us > 0)
+            again_us = left_us;
+        else
+            rc = sync_locked(t, UINT64_MAX, &led);
     }
     mutex_unlock(&t->mutex);
     if (led && rc == 0)
-        wake(t);
-    return rc;
+        tell_durable(t);
+    return again_us;
 }
 
 bool txlog_needs_sync(struct txlog *t)

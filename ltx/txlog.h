@@ -55,8 +55,7 @@ struct txlog;
 
 struct txlog_options {
     int64_t segment_bytes; /* a segment is closed when it is this long (default 16 MiB if 0) */
-    struct feed
-        *feed; /* woken when a record is published and when one becomes durable; may be NULL */
+    struct feeds *feeds;   /* `published` and `durable` of it are woken; may be NULL */
 };
 
 /* One record where it lies. Holds a reference to its file until txlog_entry_release. */
@@ -116,6 +115,12 @@ int txlog_reserve(struct txlog *t, int64_t bytes);
  * failed sync the log refuses further appends with -ERR_IO until it is opened again. */
 int txlog_sync(struct txlog *t, uint64_t txid);
 bool txlog_needs_sync(struct txlog *t);
+/*
+ * For the thread that syncs what nobody waits for: syncs, unless whoever commits to this log syncs it
+ * too, which is left to him then for a moment. Blocks. 0: all is durable, or the log has failed; else
+ * microseconds until the next look, `again_us` after a sync.
+ */
+int64_t txlog_sync_behind(struct txlog *t, int64_t again_us);
 
 /* The record that takes a database at `after` further: min <= after+1 <= max. -ERR_NOTFOUND:
  * trimmed, or `after` is the last. */

@@ -2,6 +2,7 @@
 #ifndef LTX_TXLOG_INTERNAL_H
 #define LTX_TXLOG_INTERNAL_H
 
+#include "ltx/base/clock.h"
 #include "ltx/base/mutex.h"
 #include "ltx/txlog.h"
 
@@ -18,6 +19,7 @@
 
 #define TXLOG_BUFFER_BYTES (256 * 1024) /* a longer record goes to the file in pieces */
 #define TXLOG_MARK_BYTES (64 * 1024)    /* one mark for so much of a segment */
+#define TXLOG_RECENT 32                 /* records at the end that are found without a walk */
 
 /* An open file of the log, counted: by each entry, and by the log for the active segment. */
 struct txlog_file {
@@ -61,7 +63,7 @@ struct txlog {
     int dirfd; /* borrowed */
     char *name;
     int64_t segment_bytes;
-    struct feed *feed;
+    struct feeds *feeds;
 
     struct mutex mutex;    /* RANK_TXLOG */
     struct cond slot_free; /* not `appending`, or `failed` */
@@ -76,12 +78,19 @@ struct txlog {
     uint32_t chain;            /* index of the first part of the newest chain */
     struct txlog_part *tail;   /* the active segment, the last part; NULL: there is none */
     struct txlog_file *active; /* reference to the last part's file; NULL until it is needed */
-    int64_t allocated;         /* of the active file; the append slot's alone */
-    bool folder_dirty;         /* a segment was made whose name may not be on disk yet */
+    /* Where the last records of the active segment begin, round and round: who keeps up with the log
+     * finds the next one here. */
+    struct txlog_mark recent[TXLOG_RECENT];
+    uint32_t recent_count; /* of all that were noted in this segment */
+    int64_t allocated;     /* of the active file; the append slot's alone */
+    bool folder_dirty;     /* a segment was made whose name may not be on disk yet */
     uint32_t next_sequence;
     bool reset_found; /* at open: the first segment was made by a reset */
     uint64_t history; /* counts rebases and resets */
     struct position last, durable;
+    bool attended;      /* the records lately were synced by those who made them */
+    uint64_t left_txid; /* up to here syncing was left to them, since `left_at` */
+    struct mono left_at;
     struct txlog_pin *pins;
 };
 

@@ -400,7 +400,7 @@ int txlog_open(struct txlog **out, int dirfd, const char *name, const struct txl
     cond_init(&t->synced);
     cond_init(&t->idle);
     t->dirfd = dirfd;
-    t->feed = options->feed;
+    t->feeds = options->feeds;
     t->segment_bytes = options->segment_bytes > 0 ? options->segment_bytes : DEFAULT_SEGMENT_BYTES;
     t->next_sequence = 1;
     t->name = strdup(name);

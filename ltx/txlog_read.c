@@ -66,6 +66,22 @@ static int read_frame(struct txlog_file *file, int64_t off, int64_t end, struct 
     return rc == -ERR_NOTFOUND ? -ERR_CORRUPT : rc;
 }
 
+/* With the mutex held: the newest of the last records that is not past the one after `after`. */
+static void walk_from_recent(const struct txlog *t, uint64_t after, struct walk *w)
+{
+    uint32_t known = t->recent_count < TXLOG_RECENT ? t->recent_count : TXLOG_RECENT;
+    for (uint32_t back = 1; back <= known; back++) {
+        const struct txlog_mark *m = &t->recent[(t->recent_count - back) % TXLOG_RECENT];
+        if (m->before.txid > after)
+            continue;
+        if (m->off > w->off) {
+            w->before = m->before;
+            w->off = m->off;
+        }
+        return;
+    }
+}
+
 /* With the mutex held: from where in segment `p` to look for the record after `after`. */
 static int walk_begin(struct txlog *t, struct txlog_part *p, uint64_t after, struct walk *w)
 {
@@ -88,6 +104,8 @@ static int walk_begin(struct txlog *t, struct txlog_part *p, uint64_t after, str
         w->before = p->marks[low - 1].before;
         w->off = p->marks[low - 1].off;
     }
+    if (p == t->tail)
+        walk_from_recent(t, after, w);
     w->marked_off = p->mark_count == 0 ? 0 : p->marks[p->mark_count - 1].off;
     return 0;
 }

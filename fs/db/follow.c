@@ -54,7 +54,7 @@ static void applier_run(void *arg)
 {
     struct applier *a = arg;
     struct follow *f = a->follow;
-    struct feed *feed = store_feed(f->store);
+    struct feed *feed = &store_feeds(f->store)->published;
     struct mono idle_since = mono_now();
     int told = 0;
 
@@ -147,7 +147,7 @@ static void start_if_busy(struct follow *f, uint32_t i)
 static void finder_run(void *arg)
 {
     struct follow *f = arg;
-    struct feed *feed = store_feed(f->store);
+    struct feed *feed = &store_feeds(f->store)->published;
     while (!f->quit) {
         uint64_t seen = feed_count(feed);
         for (uint32_t i = 0; i < store_count(f->store) && !f->quit; i++)
@@ -190,7 +190,7 @@ static bool all_level(struct follow *f)
 
 int follow_drain(struct follow *f, int64_t limit_ms)
 {
-    struct feed *feed = store_feed(f->store);
+    struct feed *feed = &store_feeds(f->store)->applied;
     struct mono start = mono_now();
     for (;;) {
         uint64_t seen = feed_count(feed);
@@ -205,7 +205,7 @@ int follow_drain(struct follow *f, int64_t limit_ms)
 void follow_halt(struct follow *f)
 {
     f->quit = true;
-    feed_wake(store_feed(f->store));
+    feed_wake(&store_feeds(f->store)->published);
     thread_join(&f->finder);
     for (uint32_t i = 0; i < f->count; i++)
         if (f->applier[i])

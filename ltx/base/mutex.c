@@ -133,18 +133,25 @@ void cond_wait(struct cond *c, struct mutex *m)
     ASSERT(rc == 0, "a condition can be waited for");
 }
 
+/* A year is as good as for ever, and keeps the sums below from overflowing. */
+#define YEAR_MS INT64_C(31536000000)
+
 bool cond_wait_ms(struct cond *c, struct mutex *m, int64_t ms)
+{
+    return cond_wait_us(c, m, ms < YEAR_MS ? ms * 1000 : YEAR_MS * 1000);
+}
+
+bool cond_wait_us(struct cond *c, struct mutex *m, int64_t us)
 {
     check_held(m);
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    if (ms < 0)
-        ms = 0;
-    /* A year is as good as for ever, and keeps the sum below from overflowing. */
-    if (ms > INT64_C(31536000000))
-        ms = INT64_C(31536000000);
-    until.tv_sec += (time_t)(ms / 1000);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (us < 0)
+        us = 0;
+    if (us > YEAR_MS * 1000)
+        us = YEAR_MS * 1000;
+    until.tv_sec += (time_t)(us / 1000000);
+    until.tv_nsec += (long)(us % 1000000) * 1000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000;

@@ -46,6 +46,7 @@ void cond_fini(struct cond *c);
 void cond_wait(struct cond *c, struct mutex *m);
 /* Waits at most `ms` milliseconds. True if signalled, false if the time passed. */
 bool cond_wait_ms(struct cond *c, struct mutex *m, int64_t ms);
+bool cond_wait_us(struct cond *c, struct mutex *m, int64_t us); /* the same in microseconds */
 void cond_signal(struct cond *c);
 void cond_broadcast(struct cond *c);
 

@@ -101,29 +101,36 @@ static void apply_record(struct clusternode *c, struct clusterbase *b, struct tx
     free(page);
 }
 
+static struct position applied(struct clusternode *c, const struct clusterbase *b)
+{
+    struct position p;
+
+    mutex_lock(&c->mutex);
+    p = b->applied;
+    mutex_unlock(&c->mutex);
+    return p;
+}
+
 static bool apply_some(struct clusternode *c, struct ledger *l)
 {
     struct txlog_entry e;
     struct clusterbase *b;
+    struct position p;
     bool moved = false;
 
     mutex_lock(&c->mutex);
     b = get_base(c, ledger_name(l));
     mutex_unlock(&c->mutex);
-    for (;;) {
-        int rv;
-        if (position_equal(b->applied, ledger_last(l)))
-            break;
-        rv = txlog_find_from(ledger_log(l), b->applied, &e);
-        if (rv != 0)
+    for (p = applied(c, b); !position_equal(p, ledger_last(l)); p = applied(c, b)) {
+        if (txlog_find_from(ledger_log(l), p, &e) != 0)
             break;
         apply_record(c, b, &e);
         txlog_entry_release(&e);
-        ledger_set_applied(l, b->applied);
+        ledger_set_applied(l, applied(c, b));
         moved = true;
     }
-    if (moved && ledger_durable(l).txid == b->applied.txid)
-        ledger_checkpoint(l, b->applied);
+    if (moved && ledger_durable(l).txid == p.txid)
+        ledger_checkpoint(l, p);
     return moved;
 }
 
@@ -138,7 +145,7 @@ static void apply_all(struct clusternode *c)
 static void run_applier(void *arg)
 {
     struct clusternode *c = arg;
-    struct feed *feed = store_feed(c->store);
+    struct feed *feed = &store_feeds(c->store)->published;
 
     for (;;) {
         uint64_t seen = feed_count(feed);
@@ -258,7 +265,7 @@ void clusternode_stop(struct clusternode *c)
     mutex_lock(&c->mutex);
     c->quit = true;
     mutex_unlock(&c->mutex);
-    feed_wake(store_feed(c->store));
+    feed_wake(&store_feeds(c->store)->published);
     thread_join(&c->applier);
     c->applier = (struct thread){0};
     store_quit(c->store);
@@ -389,7 +396,7 @@ static struct ledger *first_behind(struct clusternode *from, struct clusternode 
 
 bool clusternode_level(struct clusternode *from, struct clusternode *to, int64_t ms)
 {
-    struct feed *feed = store_feed(to->store);
+    struct feed *feed = &store_feeds(to->store)->durable;
     struct mono begun = mono_now();
 
     for (;;) {

@@ -13,14 +13,15 @@
 
 void world_open_log(struct world *w, int64_t segment_bytes)
 {
-    struct txlog_options options = {.segment_bytes = segment_bytes, .feed = &w->feed};
+    struct txlog_options options = {.segment_bytes = segment_bytes, .feeds = &w->feeds};
     assert_int_equal(txlog_open(&w->log, w->folder.fd, "t.db", &options), 0);
 }
 
 void world_make(struct world *w, int64_t segment_bytes)
 {
     memset(w, 0, sizeof *w);
-    feed_init(&w->feed);
+    feed_init(&w->feeds.published);
+    feed_init(&w->feeds.durable);
     folder_make(&w->folder);
     world_open_log(w, segment_bytes);
     image_init(&w->image, WORLD_PAGE_SIZE);
@@ -37,7 +38,8 @@ void world_fini(struct world *w)
     for (int i = 1; i <= WORLD_RECORDS; i++)
         buf_fini(&w->records[i]);
     image_fini(&w->image);
-    feed_fini(&w->feed);
+    feed_fini(&w->feeds.published);
+    feed_fini(&w->feeds.durable);
 }
 
 void world_kill(struct world *w, int64_t segment_bytes)

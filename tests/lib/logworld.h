@@ -18,7 +18,7 @@ struct world {
     struct image image;
     struct buf records[WORLD_RECORDS + 1]; /* by TXID */
     struct position at[WORLD_RECORDS + 1];
-    struct feed feed;
+    struct feeds feeds;
 };
 
 void world_make(struct world *w, int64_t segment_bytes);

@@ -180,7 +180,8 @@ static void a_page_that_is_being_changed_is_asked_for_again(void **state)
     clusternode_peer(r, p->url);
     clusternode_start(r, false);
     while (store_find(r->store, "a") == NULL && mono_since_ms(begun) < LONG_MS)
-        feed_wait(store_feed(r->store), feed_count(store_feed(r->store)), 100);
+        feed_wait(&store_feeds(r->store)->published, feed_count(&store_feeds(r->store)->published),
+                  100);
     assert_false(clusternode_level(p, r, 300));
     mutex_lock(&p->mutex);
     p->bases[0].busy_pgno = 0;
@@ -260,7 +261,8 @@ static void promotion_back_and_forth_loses_nothing(void **state)
     for (int i = 0; i < 20; i++) {
         uint64_t before = w.acknowledged;
         while (w.acknowledged < before + 20 && mono_since_ms(begun) < 60000)
-            feed_wait(store_feed(n[0]->store), feed_count(store_feed(n[0]->store)), 20);
+            feed_wait(&store_feeds(n[0]->store)->published,
+                      feed_count(&store_feeds(n[0]->store)->published), 20);
         assert_true(w.acknowledged >= before + 20);
         promote(n[(i + 1) % 2], false);
         assert_true(clusternode_wait_role(n[i % 2], ROLE_REPLICA, LONG_MS));
@@ -314,7 +316,7 @@ static int diverged_files(struct clusternode *c, const char *name)
 
 static void wait_deleted(struct clusternode *c, const char *name)
 {
-    struct feed *feed = store_feed(c->store);
+    struct feed *feed = &store_feeds(c->store)->published;
     struct mono begun = mono_now();
 
     for (;;) {

@@ -84,7 +84,7 @@ static void ship(struct fsnode *from, struct fsnode *to, const char *name)
 static void wait_applied(struct fsnode *n, const char *name)
 {
     struct ledger *l = fsnode_ledger(n, name);
-    struct feed *feed = store_feed(n->store);
+    struct feed *feed = &store_feeds(n->store)->applied;
     struct mono start = mono_now();
     struct ledger_info info;
     for (;;) {

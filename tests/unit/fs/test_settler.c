@@ -67,7 +67,7 @@ static uint8_t *read_file(const char *path, size_t *size)
 /* Until the log says what the file holds. */
 static void wait_captured(const char *name, struct logcopy *copy)
 {
-    struct feed *feed = store_feed(node.store);
+    struct feed *feed = &store_feeds(node.store)->published;
     struct mono start = mono_now();
     size_t size;
     uint8_t *bytes = read_file(fsnode_path(&node, name), &size);

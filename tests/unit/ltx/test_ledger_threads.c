@@ -43,12 +43,12 @@ static void run_follower(void *arg)
     struct position at = {0};
     txlog_pin(log, &pin, 0);
     while (at.txid < TRANSACTIONS) {
-        uint64_t seen = feed_count(store_feed(w->store));
+        uint64_t seen = feed_count(&store_feeds(w->store)->durable);
         struct txlog_entry e;
         int rc =
             at.txid < ledger_durable(w->ledger).txid ? txlog_find(log, at.txid, &e) : -ERR_BUSY;
         if (rc == -ERR_BUSY) {
-            if (!feed_wait(store_feed(w->store), seen, 10000)) {
+            if (!feed_wait(&store_feeds(w->store)->durable, seen, 10000)) {
                 expect(w, false);
                 break;
             }

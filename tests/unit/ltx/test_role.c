@@ -189,6 +189,23 @@ static void wake_twice(void *arg)
     feed_wake(f);
 }
 
+static void a_rest_is_not_cut_short_by_events(void **state)
+{
+    (void)state;
+    struct feed f;
+    struct thread t = {0};
+    feed_init(&f);
+    struct mono start = mono_now();
+    assert_int_equal(thread_start(&t, "wake", wake_twice, &f), 0);
+    assert_true(feed_rest(&f, 20000));
+    assert_true(mono_since_us(start) >= 20000);
+    thread_join(&t);
+    assert_true(feed_rest(&f, -5));
+    feed_close(&f);
+    assert_false(feed_rest(&f, 60000000));
+    feed_fini(&f);
+}
+
 static void no_event_of_a_feed_is_missed(void **state)
 {
     (void)state;
@@ -294,6 +311,7 @@ int main(void)
                                         set_system_clock),
         cmocka_unit_test_setup_teardown(a_primary_lags_nobody, set_fake_clock, set_system_clock),
         cmocka_unit_test(no_event_of_a_feed_is_missed),
+        cmocka_unit_test(a_rest_is_not_cut_short_by_events),
         cmocka_unit_test(a_closed_feed_lets_nobody_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,9 +80,9 @@ static void ledgers_are_found_by_name_and_after_a_start(void **state)
     for (int i = 0; i < N; i++) {
         snprintf(name, sizeof name, "folder %d/data-%d.db", i % 7, i);
         assert_null(store_find(s, name));
-        uint64_t seen = feed_count(store_feed(s));
+        uint64_t seen = feed_count(&store_feeds(s)->published);
         assert_int_equal(store_get(s, name, &ledgers[i]), 0);
-        assert_true(feed_count(store_feed(s)) > seen);
+        assert_true(feed_count(&store_feeds(s)->published) > seen);
         assert_string_equal(ledger_name(ledgers[i]), name);
     }
     struct model m;
@@ -154,12 +154,12 @@ static bool wait_durable(struct store *s, struct ledger *l, uint64_t txid)
 {
     struct mono start = mono_now();
     for (;;) {
-        uint64_t seen = feed_count(store_feed(s));
+        uint64_t seen = feed_count(&store_feeds(s)->durable);
         if (ledger_durable(l).txid >= txid)
             return true;
         if (mono_since_ms(start) > 10000)
             return false;
-        (void)feed_wait(store_feed(s), seen, 1000);
+        (void)feed_wait(&store_feeds(s)->durable, seen, 1000);
     }
 }
 
@@ -242,7 +242,7 @@ static void a_store_that_quits_wakes_who_waits(void **state)
     struct store *s = open_store(&f);
     assert_int_equal(store_start(s), 0);
     store_quit(s);
-    assert_false(feed_wait(store_feed(s), feed_count(store_feed(s)), -1));
+    assert_false(feed_wait(&store_feeds(s)->durable, feed_count(&store_feeds(s)->durable), -1));
     store_join(s);
     store_close(s);
     folder_remove(&f);

@@ -248,11 +248,84 @@ static void one_sync_serves_all_who_wait(void **state)
     file_ops = &file_ops_system;
     assert_true(syncs <= 2);
     assert_true(txlog_durable(w.log).txid >= 20);
-    uint64_t seen = feed_count(&w.feed);
+    uint64_t seen = feed_count(&w.feeds.durable);
     assert_int_equal(txlog_sync(w.log, 25), 0);
     assert_position(txlog_durable(w.log), w.at[25]);
     assert_false(txlog_needs_sync(w.log));
-    assert_true(syncs > 2 || feed_count(&w.feed) >= seen);
+    assert_true(syncs > 2 || feed_count(&w.feeds.durable) >= seen);
+    world_fini(&w);
+}
+
+/* Looks at the log as the background does until it has nothing to wait for: syncs that this took. */
+static int sync_behind(struct txlog *t)
+{
+    int before = syncs;
+    int64_t us;
+    while ((us = txlog_sync_behind(t, 1)) > 0)
+        usleep((useconds_t)us);
+    return syncs - before;
+}
+
+static void a_commit_is_left_to_who_syncs_it(void **state)
+{
+    (void)state;
+    struct file_ops ops = file_ops_system;
+    ops.fdatasync = count_sync;
+    struct world w;
+    world_make(&w, 0);
+    file_ops = &ops;
+    /* Nobody has ever synced: the background does at once. */
+    world_append(&w, 1, 1);
+    assert_int_equal(txlog_sync_behind(w.log, 1), 1);
+    assert_int_equal(txlog_durable(w.log).txid, 1);
+    assert_int_equal(txlog_sync_behind(w.log, 1), 0);
+    /* Whoever has synced once will do it again. */
+    for (int i = 2; i < 10; i++) {
+        world_append(&w, i, i);
+        if (i > 2)
+            assert_true(txlog_sync_behind(w.log, 1) > 1);
+        assert_int_equal(txlog_durable(w.log).txid, i - 1);
+        assert_int_equal(txlog_sync(w.log, (uint64_t)i), 0);
+        assert_int_equal(txlog_sync_behind(w.log, 1), 0);
+    }
+    /* Or not: then it is not waited for long, nor the next time. */
+    world_append(&w, 10, 10);
+    assert_int_equal(sync_behind(w.log), 1);
+    assert_int_equal(txlog_durable(w.log).txid, 10);
+    world_append(&w, 11, 11);
+    assert_int_equal(txlog_sync_behind(w.log, 1), 1);
+    assert_int_equal(txlog_durable(w.log).txid, 11);
+    file_ops = &file_ops_system;
+    world_fini(&w);
+}
+
+static int reads;
+
+static ssize_t count_read(int fd, void *buf, size_t n, off_t off)
+{
+    reads++;
+    return file_ops_system.pread(fd, buf, n, off);
+}
+
+static void the_last_records_are_found_without_a_walk(void **state)
+{
+    (void)state;
+    struct file_ops ops = file_ops_system;
+    ops.pread = count_read;
+    struct world w;
+    world_make(&w, 0);
+    world_append(&w, 1, WORLD_RECORDS);
+    file_ops = &ops;
+    for (int after = WORLD_RECORDS - 20; after < WORLD_RECORDS; after++) {
+        struct txlog_entry e;
+        reads = 0;
+        assert_int_equal(txlog_find(w.log, (uint64_t)after, &e), 0);
+        assert_int_equal(reads, 1);
+        assert_int_equal(e.max_txid, after + 1);
+        txlog_entry_release(&e);
+    }
+    file_ops = &file_ops_system;
+    assert_holds(&w, 0, WORLD_RECORDS);
     world_fini(&w);
 }
 
@@ -367,6 +440,8 @@ int main(void)
         cmocka_unit_test(a_long_record_is_streamed),
         cmocka_unit_test(a_merged_record_is_taken_in_its_middle),
         cmocka_unit_test(one_sync_serves_all_who_wait),
+        cmocka_unit_test(a_commit_is_left_to_who_syncs_it),
+        cmocka_unit_test(the_last_records_are_found_without_a_walk),
         cmocka_unit_test(after_a_failed_sync_nothing_is_accepted),
         cmocka_unit_test(a_full_disk_fails_the_append_and_no_more),
         cmocka_unit_test(one_append_waits_for_the_other),
