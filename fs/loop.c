@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +31,7 @@
 #define SPIN_WORTH_US 100
 
 #define GUARD_TICK_MS 1
+#define INIT_MS 10000
 
 struct worker {
     struct loop *loop;
@@ -196,6 +199,37 @@ static void tell_all(struct loop *s)
     mutex_unlock(&s->mutex);
 }
 
+/* As much as a request takes of the stack (a read of SMALL_READ bytes, two paths), and more. */
+#define STACK_TOUCHED 131072
+
+__attribute__((noinline)) static void touch_stack(void)
+{
+    volatile char room[STACK_TOUCHED];
+    for (size_t i = 0; i < sizeof room; i += 4096)
+        room[i] = 0;
+}
+
+/* The first allocation of a thread creates its heap; the first receiving allocates its buffer, whose
+ * size only libfuse knows. A request may come with it: it is answered like any other. */
+static void prepare(struct worker *w, struct fuse_buf *buf)
+{
+    touch_stack();
+    free(malloc(sizeof(struct fuse_buf)));
+    begin_watching(w);
+    int got = watch(w->loop, buf);
+    if (got > 0)
+        answer(w, buf);
+    for (size_t i = 0, size = malloc_usable_size(buf->mem); i < size; i += 4096)
+        ((volatile char *)buf->mem)[i] = 0;
+    if (w->watching)
+        end_watching(w);
+    arm(w->loop);
+    mutex_lock(&w->loop->mutex);
+    w->loop->ready++;
+    cond_signal(&w->loop->one_is_ready);
+    mutex_unlock(&w->loop->mutex);
+}
+
 static void work(void *raw)
 {
     struct worker me = {.loop = raw};
@@ -207,6 +241,7 @@ static void work(void *raw)
      * property of the process unless the thread has its own. */
     if (unshare(CLONE_FS) == 0)
         umask(0);
+    prepare(&me, &buf);
     while (me.watching || sleep_until_needed(s)) {
         if (!me.watching)
             begin_watching(&me);
@@ -274,6 +309,7 @@ int loop_open(struct loop *s, struct fuse_session *se, unsigned workers)
     *s = (struct loop){.se = se, .epoll_fd = -1, .wake_fd = -1};
     mutex_init(&s->mutex, RANK_LEAF);
     cond_init(&s->wake_guard);
+    cond_init(&s->one_is_ready);
     s->worker_count = workers ? workers : LOOP_WORKERS_DEFAULT;
     if (s->worker_count > LOOP_WORKERS_MAX)
         s->worker_count = LOOP_WORKERS_MAX;
@@ -295,14 +331,45 @@ err_after_init:
     return rc;
 }
 
+/* The kernel's first request is FUSE_INIT, which settles how large the others may be. */
+static int agree_on_protocol(struct loop *s)
+{
+    struct pollfd device = {.fd = fuse_session_fd(s->se), .events = POLLIN};
+    struct fuse_buf buf = {0};
+    int rc, n;
+    do {
+        while ((n = poll(&device, 1, INIT_MS)) < 0 && errno == EINTR)
+            ;
+        rc = n == 1 ? fuse_session_receive_buf(s->se, &buf) : -ETIMEDOUT;
+    } while (rc == -EAGAIN || rc == -EINTR);
+    if (rc > 0)
+        fuse_session_process_buf(s->se, &buf);
+    free(buf.mem);
+    if (rc > 0 && fuse_session_exited(s->se))
+        return -ERR_VERSION; /* libfuse has said what the kernel lacks */
+    return rc > 0 ? 0 : rc < 0 ? err_from_errno(-rc) : -ERR_CLOSED;
+}
+
+static void wait_for_workers(struct loop *s)
+{
+    mutex_lock(&s->mutex);
+    while (s->ready < s->worker_count)
+        cond_wait(&s->one_is_ready, &s->mutex);
+    mutex_unlock(&s->mutex);
+}
+
 int loop_start(struct loop *s)
 {
-    int rc = thread_start(&s->guard, "fuse-guard", guard, s);
+    int rc = agree_on_protocol(s);
+    if (!rc)
+        rc = thread_start(&s->guard, "fuse-guard", guard, s);
     for (unsigned w = 0; w < s->worker_count && !rc; w++) {
         char name[16];
         snprintf(name, sizeof name, "fuse-%u", w);
         rc = thread_start(&s->workers[w], name, work, s);
     }
+    if (!rc)
+        wait_for_workers(s);
     return rc;
 }
 
@@ -326,6 +393,7 @@ void loop_close(struct loop *s)
     if (s->wake_fd >= 0)
         close(s->wake_fd);
     s->epoll_fd = s->wake_fd = -1;
+    cond_fini(&s->one_is_ready);
     cond_fini(&s->wake_guard);
     mutex_fini(&s->mutex);
 }

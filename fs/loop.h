@@ -26,6 +26,11 @@
  * another worker watches. What takes long says so (loop_long_begin); what takes long
  * unexpectedly is noticed by the guard within two milliseconds.
  *
+ * A worker has its memory before it is needed: receive buffer, stack, heap. The daemon uses its own
+ * mount, and the kernel asks for pages of it to be written while it changes the map of the daemon's
+ * memory (fs/db/walindex.h). A worker that had to extend that map just then, for what it allocates at
+ * its first request, would wait for itself.
+ *
  * loop_open, loop_start, ..., loop_quit, loop_join, loop_close. The fuse_session is
  * borrowed: mounted before loop_open, unmounted after loop_close.
  */
@@ -43,14 +48,17 @@ struct loop {
     atomic_uint since_long;      /* requests since one took long */
     _Atomic(int64_t) replied_us; /* when the last request was done; monotonic */
 
-    struct mutex mutex; /* the guard's */
+    struct mutex mutex; /* the guard's, and `ready` */
     struct cond wake_guard;
+    struct cond one_is_ready;
+    unsigned ready; /* workers */
     atomic_bool guarding;
     struct thread guard;
     struct thread workers[LOOP_WORKERS_MAX];
 };
 
 int loop_open(struct loop *s, struct fuse_session *se, unsigned workers);
+/* Returns when the kernel and the workers have agreed on the protocol, and all workers are ready. */
 int loop_start(struct loop *s);
 void loop_quit(struct loop *s); /* a request in progress is answered first */
 void loop_join(struct loop *s);

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "fs/adapter.h"
@@ -165,14 +164,9 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
 
 int mount_start(struct mount *m)
 {
-    struct statfs st;
     int rc = loop_start(&m->loop);
-    if (rc)
-        return rc;
-    /* The first answer comes after the kernel and the workers have agreed on the protocol. */
-    if (statfs(m->path, &st))
-        return err_from_errno(errno);
-    rc = warm_start(&m->fs.warmer);
+    if (!rc)
+        rc = warm_start(&m->fs.warmer);
     if (rc)
         return rc;
     log_info("mount", "mounted on %s, %u workers", m->path, m->loop.worker_count);

@@ -92,6 +92,13 @@ static void wal_began(struct fs *fs, struct handle *h)
     warm_file(&fs->warmer, path, warmed & ~(off_t)4095);
 }
 
+/* Shared memory: that its pages are written back means nothing. Whoever waits for that may hold the
+ * map of this process's memory (fs/db/walindex.h), so neither a mutex nor memory is taken for it. */
+static bool is_wal_index(const struct handle *h)
+{
+    return h->db && h->kind == FILE_SHM;
+}
+
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
               struct fuse_file_info *fi)
 {
@@ -99,8 +106,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
     struct fs *fs = ops_fs(req);
     struct handle *h = ops_handle(fi);
     size_t written = 0;
-    /* The wal-index is shared memory; that its pages are written back means nothing. */
-    struct ident *id = h->db && h->kind == FILE_SHM ? NULL : ident_of(fs, h->inode);
+    struct ident *id = is_wal_index(h) ? NULL : ident_of(fs, h->inode);
     int rc = 0;
     int err = id ? permit_write(fs, id->kind, h->own) : 0;
     if (!err && id && (rc = database_before_write(id->db, id->kind, h->own, off, size)))
@@ -128,7 +134,7 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_in
     (void)ino;
     struct fs *fs = ops_fs(req);
     struct handle *h = ops_handle(fi);
-    if (h->fd < 0) {
+    if (h->fd < 0 || is_wal_index(h)) {
         fuse_reply_err(req, 0);
         return;
     }

@@ -12,6 +12,9 @@
 #include "fs/info.h"
 #include "ltx/base/err.h"
 
+/* SQLite writes a page at a time; each worker has a buffer of this size, and has touched it. */
+#define MAX_WRITE 131072
+
 /*
  * What the connection asks of the kernel. No POSIX or flock locks (the kernel keeps them), no
  * atomic O_TRUNC (a truncation always arrives as setattr, where it can be refused or captured), no
@@ -27,6 +30,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
                     FUSE_CAP_IOCTL_DIR);
     conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS |
                                    FUSE_CAP_ASYNC_DIO | FUSE_CAP_CACHE_SYMLINKS);
+    conn->max_write = MAX_WRITE;
     conn->max_background = 64; /* read-ahead of several readers, write-back of mapped wal-indexes */
     conn->congestion_threshold = 48;
     conn->time_gran = 1;

@@ -20,8 +20,8 @@
 
 #define WAL_CHECKPOINT_FRAMES 1000
 
-int replica_init(struct replica *r, struct database *db, struct ledger *l,
-                 const atomic_bool *quit, bool hold)
+int replica_init(struct replica *r, struct database *db, struct ledger *l, const atomic_bool *quit,
+                 bool hold)
 {
     *r = (struct replica){.db = db,
                           .ledger = l,
@@ -150,6 +150,8 @@ void replica_close_wal(struct replica *r, bool checkpoint)
     if (r->conn) {
         if (checkpoint)
             sqlite3_db_config(r->conn, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+        if (r->shm_fd >= 0)
+            walindex_write_back(&r->index);
         sqlite3_close(r->conn);
         r->conn = NULL;
     }

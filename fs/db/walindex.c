@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "ltx/base/bytes.h"
 #include "ltx/base/clock.h"
@@ -28,8 +29,16 @@ void walindex_init(struct walindex *w, int fd)
     *w = (struct walindex){.fd = fd};
 }
 
+/* Only so that nothing is left to write for munmap: a failure loses nothing. */
+void walindex_write_back(const struct walindex *w)
+{
+    if (w->fd >= 0)
+        (void)fdatasync(w->fd);
+}
+
 void walindex_fini(struct walindex *w)
 {
+    walindex_write_back(w);
     for (uint32_t i = 0; i < w->blocks; i++)
         if (w->block[i])
             munmap(w->block[i], WALINDEX_BLOCK);

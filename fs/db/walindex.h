@@ -43,6 +43,13 @@ struct walindex_header { /* 48 bytes as they stand in the file */
     uint32_t cksum[2];
 };
 
+/*
+ * Unmapping a shared mapping of a FUSE file writes its changed pages back, and the kernel holds the
+ * process's map of memory meanwhile. Of the own mount that is a request to ourselves: a worker that
+ * needs more memory just then would wait for us, and we for it. So everything that unmaps a
+ * wal-index writes it back first, with fdatasync, which holds nothing. What an application changes
+ * between the two is one page at most, and fs/loop.h says why a worker can take that.
+ */
 struct walindex {
     int fd;          /* -shm through the own mount; borrowed */
     uint8_t **block; /* mapped, shared */
@@ -50,7 +57,9 @@ struct walindex {
 };
 
 void walindex_init(struct walindex *w, int fd);
-void walindex_fini(struct walindex *w); /* unmaps */
+void walindex_fini(struct walindex *w); /* writes back and unmaps */
+/* The same without unmapping; before a connection is closed that has mapped the file too. */
+void walindex_write_back(const struct walindex *w);
 
 /* A consistent copy of the header. -ERR_BUSY: it is being changed or was never written; SQLite must
  * recover it. */

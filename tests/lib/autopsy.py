@@ -42,7 +42,8 @@ def _children(pid):
 
 
 def _process(pid):
-    lines = ["process %d: %s" % (pid, _read("/proc/%d/cmdline" % pid).replace("\0", " ")[:200])]
+    # Not its command line: reading that waits for a process which hangs while it unmaps something.
+    lines = ["process %d: %s" % (pid, _read("/proc/%d/comm" % pid))]
     for thread in sorted(os.listdir("/proc/%d/task" % pid), key=int):
         place = "/proc/%d/task/%s/" % (pid, thread)
         stack = [line.split()[-1].split("+")[0] for line in _read(place + "stack").splitlines() if "+" in line]
@@ -57,7 +58,7 @@ def _backtraces(pid):
     try:
         done = subprocess.run(["gdb", "-batch", "-nx", "-p", str(pid), "-ex", "thread apply all -q bt 12"],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                              timeout=20, check=False)
+                              timeout=5, check=False)
     except subprocess.TimeoutExpired:
         return "  gdb did not get an answer"
     return "\n".join("  " + line for line in done.stdout.splitlines() if line.startswith(("Thread", "#")))
