@@ -120,7 +120,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off
         fuse_reply_err(req, err);
         return;
     }
-    if (off == 0 && id && id->kind == FILE_WAL)
+    if (off == 0 && id && id->kind == FILE_WAL && !h->own)
         wal_began(fs, h);
     /* After the reply the handle may be gone. */
     struct ledger *l = id && !h->own ? database_sync_follows(id->db, id->kind) : NULL;

@@ -17,6 +17,11 @@
  * A record as a WAL transaction (D5): under WAL_WRITE the frames are appended with as few writes as
  * possible, entered in the wal-index, and become visible together when its header is published.
  * Readers are never waited for.
+ *
+ * Written are whole pages of the kernel's cache, so that a reader finds the frames there. Of a page
+ * that is written in part the kernel knows only that part, and asks the mount for the page at the
+ * first read. In front of the frames that is what stands there already, behind them zeros, which
+ * end a WAL.
  */
 
 struct writer {
@@ -26,12 +31,18 @@ struct writer {
     uint32_t mx_frame; /* of the index, before */
     uint32_t frame;    /* last one built or held back */
     uint32_t cksum[2];
-    size_t used;    /* bytes of r->frames that are built and not yet written */
+    size_t used;    /* bytes of frames that are built and not yet written */
     uint32_t first; /* number of the first of them */
     uint32_t *pgno; /* of the frames since mx_frame */
     uint32_t pgno_cap;
     enum replica_state mode; /* what the last page 1 among them says; CLOSED: there was none */
 };
+
+/* The frames on their way, with room for the rest of a cache page before them. */
+static uint8_t *frames(const struct writer *w)
+{
+    return w->r->frames + CACHE_PAGE;
+}
 
 /* The wal-index header; SQLite builds a broken or missing one anew. */
 static int read_index(struct replica *r, struct walindex_header *h)
@@ -77,6 +88,8 @@ static int begin_round(struct writer *w)
     memcpy(w->cksum, w->header.cksum, sizeof w->cksum);
     w->index.big_endian = 0;
     w->index.page_size = walindex_page_size_field(w->r->page_size);
+    memcpy(w->r->tail, bytes, sizeof bytes);
+    w->r->tail_end = sizeof bytes;
     return file_write(w->r->wal_fd, bytes, sizeof bytes, 0);
 }
 
@@ -105,15 +118,43 @@ static int begin(struct writer *w)
     return 0;
 }
 
-static int flush(struct writer *w)
+/* What stands before `end` in the last cache page of the WAL, which is remembered from the last write. */
+static int need_tail(struct replica *r, int64_t end)
 {
+    if (r->tail_end == end)
+        return 0;
+    size_t size = (size_t)(end % CACHE_PAGE);
+    r->tail_end = -1;
+    int err = file_read(r->wal_fd, r->tail, size, end - (int64_t)size);
+    if (!err)
+        r->tail_end = end;
+    return err;
+}
+
+/* `to_end`: nothing is held behind the frames, so the last cache page can be filled. */
+static int flush(struct writer *w, bool to_end)
+{
+    struct replica *r = w->r;
     if (w->used == 0)
         return 0;
-    int err = file_write(w->r->wal_fd, w->r->frames, w->used,
-                         wal_frame_offset(w->header.page_size, w->first));
+    int64_t from = wal_frame_offset(w->header.page_size, w->first), end = from + (int64_t)w->used;
+    size_t before = (size_t)(from % CACHE_PAGE), tail = (size_t)(end % CACHE_PAGE);
+    size_t behind = to_end && tail ? CACHE_PAGE - tail : 0;
+    int err = need_tail(r, from);
+    if (err)
+        return err;
+    memcpy(frames(w) - before, r->tail, before);
+    memset(frames(w) + w->used, 0, behind);
+    r->tail_end = -1;
+    err = file_write(r->wal_fd, frames(w) - before, before + w->used + behind,
+                     from - (int64_t)before);
+    if (err)
+        return err;
+    memcpy(r->tail, frames(w) + w->used - tail, tail);
+    r->tail_end = end;
     w->first += (uint32_t)(w->used / (size_t)wal_frame_size(w->header.page_size));
     w->used = 0;
-    return err;
+    return 0;
 }
 
 /*
@@ -126,21 +167,21 @@ static int next_page(struct writer *w, bool held, uint8_t **page)
     size_t behind = held ? size : 0;
     if (w->used > 0 && w->used + behind + size > REPLICA_BATCH_BYTES) {
         size_t used = w->used;
-        int err = flush(w);
+        int err = flush(w, false);
         if (err)
             return err;
-        memmove(w->r->frames, w->r->frames + used, behind);
+        memmove(frames(w), frames(w) + used, behind);
     }
-    size_t need = w->used + behind + size;
+    size_t need = CACHE_PAGE + w->used + behind + size + CACHE_PAGE;
     if (w->r->frames_cap < need) {
         size_t cap = w->r->frames_cap * 2 > need ? w->r->frames_cap * 2 : need;
-        uint8_t *frames = realloc(w->r->frames, cap);
-        if (!frames)
+        uint8_t *larger = realloc(w->r->frames, cap);
+        if (!larger)
             return -ERR_NOMEM;
-        w->r->frames = frames;
+        w->r->frames = larger;
         w->r->frames_cap = cap;
     }
-    *page = w->r->frames + w->used + behind + WAL_FRAME_HEADER_SIZE;
+    *page = frames(w) + w->used + behind + WAL_FRAME_HEADER_SIZE;
     return 0;
 }
 
@@ -155,7 +196,7 @@ static int build(struct writer *w, uint32_t pgno, uint32_t commit)
         w->pgno = pgnos;
         w->pgno_cap = cap;
     }
-    uint8_t *frame = w->r->frames + w->used;
+    uint8_t *frame = frames(w) + w->used;
     wal_frame_build(&w->header, frame, (struct wal_frame){.pgno = pgno, .commit = commit},
                     w->cksum);
     struct db_header h;
@@ -206,7 +247,7 @@ static int put_record(struct writer *w, struct txlog_entry *e)
 /* Readers see all of it from here on. */
 static int publish(struct writer *w, uint32_t commit)
 {
-    int err = flush(w);
+    int err = flush(w, true);
     for (uint32_t f = w->mx_frame + 1; !err && f <= w->frame; f++)
         err = walindex_append(&w->r->index, f, w->pgno[f - 1 - w->mx_frame], w->mx_frame);
     if (err)
@@ -262,6 +303,11 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
         err = walindex_backfill(&r->index, &backfill);
     if (err || h.mx_frame < at_frames || backfill >= h.mx_frame)
         return err;
+    /* A reader is in the way, and each try sorts the whole WAL. */
+    if (r->checkpoint_blocked && mono_since_ms(r->checkpoint_tried) < CHECKPOINT_AGAIN_MS)
+        return 0;
+    r->checkpoint_tried = mono_now();
+    r->checkpoint_blocked = true;
     int frames, done;
     own_enter();
     int rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
@@ -269,5 +315,6 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : rc == SQLITE_FULL ? -ERR_NOSPACE : -ERR_IO;
     *whole = frames >= 0 && done == frames;
+    r->checkpoint_blocked = !*whole;
     return 0;
 }

@@ -29,6 +29,7 @@ int replica_init(struct replica *r, struct database *db, struct ledger *l, const
                           .hold = hold,
                           .main_fd = -1,
                           .wal_fd = -1,
+                          .tail_end = -1,
                           .shm_fd = -1};
     return 0;
 }
@@ -160,6 +161,7 @@ void replica_close_wal(struct replica *r, bool checkpoint)
         walindex_fini(&r->index);
     close_fd(&r->shm_fd);
     close_fd(&r->wal_fd);
+    r->tail_end = -1;
     close_fd(&r->main_fd);
     r->holding = false;
 }

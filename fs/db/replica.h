@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "fs/db/walindex.h"
+#include "ltx/base/clock.h"
 #include "ltx/ledger.h"
 
 struct sqlite3;
@@ -28,6 +29,8 @@ struct database;
  */
 enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAVING };
 
+#define CACHE_PAGE 4096 /* of the kernel, bytes */
+
 struct replica {
     struct database *db;
     struct ledger *ledger;
@@ -38,16 +41,21 @@ struct replica {
     struct walindex index;
     struct sqlite3 *conn; /* keeps -wal and -shm there, recovers the wal-index, checkpoints */
     uint32_t page_size;
-    uint8_t *frames; /* frames on their way to the WAL */
+    uint8_t *frames; /* on their way to the WAL */
     size_t frames_cap;
+    uint8_t tail[CACHE_PAGE]; /* what the WAL has before tail_end in that page */
+    int64_t tail_end;         /* -1: not known */
+    struct mono checkpoint_tried;
+    bool checkpoint_blocked; /* by a reader, at that time */
     bool holding;
     bool torn; /* a record is in the database file in part: EXCLUSIVE is held until all of it is */
 };
 
+#define CHECKPOINT_AGAIN_MS 200 /* after one that a reader has blocked */
 #define REPLICA_BATCH_BYTES (1024 * 1024)
 
-int replica_init(struct replica *r, struct database *db, struct ledger *l,
-                 const atomic_bool *quit, bool hold);
+int replica_init(struct replica *r, struct database *db, struct ledger *l, const atomic_bool *quit,
+                 bool hold);
 void replica_close(struct replica *r); /* closes all handles and drops all locks */
 
 /*
