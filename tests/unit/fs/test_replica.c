@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <fcntl.h>
@@ -123,10 +124,41 @@ static void assert_same(struct fsnode *n, const char *name, struct logcopy *copy
     sqlite3_free(bytes);
 }
 
+/* Writes to the replica's WAL but for its header: where cache pages are written in part. */
+static atomic_uint wal_writes, begin_within_a_page, end_within_a_page;
+
+static const struct file_ops *unwatched;
+
+static ssize_t watched_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+    char link[32], path[256];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t len = readlink(link, path, sizeof path - 1);
+    path[len > 0 ? len : 0] = 0;
+    if (n > 32 && strncmp(path, replica_root, strlen(replica_root)) == 0 && strstr(path, "-wal")) {
+        atomic_fetch_add(&wal_writes, 1);
+        if (off % 4096)
+            atomic_fetch_add(&begin_within_a_page, 1);
+        if ((off + (off_t)n) % 4096)
+            atomic_fetch_add(&end_within_a_page, 1);
+    }
+    return unwatched->pwrite(fd, buf, n, off);
+}
+
+static void watch_writes(void)
+{
+    static struct file_ops watched;
+    unwatched = file_ops;
+    watched = *file_ops;
+    watched.pwrite = watched_pwrite;
+    file_ops = &watched;
+}
+
 static void run(struct sqlwork w, unsigned steps)
 {
     struct logcopy copy;
     begin();
+    watch_writes();
     logcopy_open(&copy);
     w.dice = dice_u64();
     w.db = sql_open(fsnode_path(&primary, NAME), "tap");
@@ -144,6 +176,7 @@ static void run(struct sqlwork w, unsigned steps)
     wait_applied(&replica, NAME);
     assert_same(&replica, NAME, &copy, "close");
     logcopy_close(&copy);
+    file_ops = unwatched;
     end();
 }
 
@@ -168,6 +201,17 @@ static void a_replica_follows_when_modes_and_page_sizes_change(void **state)
                              .changes_mode = true,
                              .changes_page_size = true},
             60);
+}
+
+static void the_wal_is_written_in_whole_cache_pages(void **state)
+{
+    (void)state;
+    wal_writes = begin_within_a_page = end_within_a_page = 0;
+    run((struct sqlwork){.journal_mode = "WAL", .page_size = 512}, 40);
+    run((struct sqlwork){.journal_mode = "WAL", .page_size = 4096}, 40);
+    assert_true(wal_writes > 20);
+    assert_int_equal(begin_within_a_page, 0);
+    assert_int_equal(end_within_a_page, 0);
 }
 
 /* A reader's snapshot stays, and the others go on. */
@@ -283,6 +327,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_replica_follows_in_every_journal_mode),
         cmocka_unit_test(a_replica_follows_when_modes_and_page_sizes_change),
+        cmocka_unit_test(the_wal_is_written_in_whole_cache_pages),
         cmocka_unit_test(a_long_read_stops_nobody),
         cmocka_unit_test(a_deleted_database_goes_and_comes_back),
         cmocka_unit_test(roles_may_change),
