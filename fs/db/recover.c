@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/freelist.h"
+#include "fs/db/header.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -18,7 +22,8 @@
  * what may be found                     what is done
  * ------------------------------------  ------------------------------------------------------------
  * -journal that would be rolled back    its pages go back into the file, then it is removed
- * -wal, -shm                            removed: what was committed in them is in the log
+ * -wal, -shm                            removed: what was committed in them is in the log; of a
+ *                                       database in WAL mode an empty -wal is left
  * records after S                       written over the file, in order
  * a deletion after S                    the file is removed, unless it is a new one
  * a file longer or shorter than it is   cut or extended
@@ -93,6 +98,31 @@ static int remove_companions(struct database *db)
         if (hot)
             err = remove_file(db, FILE_JOURNAL);
     }
+    return err;
+}
+
+/*
+ * SQLite creates the -wal of a database in WAL mode when it opens it, which a replica refuses to its
+ * clients; and they may come as soon as the mount is there, before this node has found out what it
+ * is. An empty one means nothing to SQLite.
+ */
+static int leave_empty_wal(struct database *db, int main_fd)
+{
+    char path[DATABASE_PATH_MAX];
+    struct db_header h;
+    struct stat st;
+    int fd, err = db_header_read(main_fd, &h);
+    if (err || !h.wal)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    if (fstat(main_fd, &st))
+        return err_from_errno(errno);
+    database_file_path(db, FILE_WAL, path);
+    err = file_open(database_tree(db), path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &fd);
+    if (err)
+        return err;
+    if ((geteuid() == 0 && fchown(fd, st.st_uid, st.st_gid)) || fchmod(fd, st.st_mode & 0777))
+        err = err_from_errno(errno);
+    file_close(fd);
     return err;
 }
 
@@ -324,6 +354,8 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         err = file_sync_data(p.fd);
     if (!err)
         err = remove_companions(db);
+    if (!err)
+        err = leave_empty_wal(db, p.fd);
     if (!err && info->damaged)
         err = ledger_rebuild_sums(db->ledger, read_whole,
                                   &(struct whole_file){.db = db, .page_size = info->page_size});

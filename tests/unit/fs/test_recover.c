@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -190,6 +191,29 @@ static void deleted_and_written_anew(void)
                "INSERT INTO t VALUES(7)");
 }
 
+static void modes_of_two_databases(void)
+{
+    sqlite3 *wal = sql_open(fsnode_path(&node, "app.db"), "tap");
+    sql_do(wal, "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+    sqlite3 *rollback = sql_open(fsnode_path(&node, "old.db"), "tap");
+    sql_do(rollback, "CREATE TABLE t(a)");
+    assert_int_equal(chmod(fsnode_path(&node, "app.db"), 0640), 0);
+}
+
+/* The first clients may be there before the role is: a replica lets them create no -wal. */
+static void a_client_finds_a_wal_after_the_start(void **state)
+{
+    (void)state;
+    struct stat st;
+    and_die(modes_of_two_databases);
+    fsnode_open(&node, root, false);
+    assert_int_equal(stat(fsnode_path(&node, "app.db-wal"), &st), 0);
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(st.st_mode & 0777, 0640);
+    assert_int_not_equal(stat(fsnode_path(&node, "old.db-wal"), &st), 0);
+    fsnode_close(&node);
+}
+
 static void a_new_file_in_the_place_of_a_deleted_one_is_kept(void **state)
 {
     (void)state;
@@ -299,6 +323,7 @@ int main(void)
         in_folder(changes_without_a_mark_survive_the_daemon),
         in_folder(what_was_captured_survives_a_loss_of_power),
         in_folder(what_is_only_in_the_wal_is_redone),
+        in_folder(a_client_finds_a_wal_after_the_start),
         in_folder(a_new_file_in_the_place_of_a_deleted_one_is_kept),
         in_folder(a_deleted_file_that_is_back_goes_again),
         cmocka_unit_test(the_file_is_made_anew_from_the_log),
