@@ -59,7 +59,7 @@ struct transport {
     struct connections connections;
     uint64_t refused; /* as last counted */
     _Atomic uint64_t bytes_sent;
-    bool closed;
+    atomic_bool quitting;
 };
 
 struct transport_peer {
@@ -150,6 +150,8 @@ static int watch_pipes(nng_socket socket, struct connections *c)
 
 static void slot_receive(struct slot *s)
 {
+    if (atomic_load(&s->transport->quitting))
+        return;
     s->state = SLOT_RECEIVE;
     nng_ctx_recv(s->ctx, s->aio);
 }
@@ -263,6 +265,8 @@ void transport_reply(struct transport_request *r, const void *data, size_t len)
 
     nng_msg_free(s->msg);
     s->msg = NULL;
+    if (atomic_load(&s->transport->quitting))
+        return;
     if (nng_msg_alloc(&reply, len) != 0) {
         slot_receive(s); /* the peer's call times out; it asks again */
         return;
@@ -336,13 +340,15 @@ uint64_t transport_bytes_sent(const struct transport *t)
     return atomic_load_explicit(&t->bytes_sent, memory_order_relaxed);
 }
 
+/* As with end_calls: the socket stays until nobody can be in a call on it, which is when those who
+ * hold requests have been joined. */
 void transport_quit(struct transport *t)
 {
-    if (t->closed)
+    if (atomic_exchange(&t->quitting, true))
         return;
-    t->closed = true;
     connections_end_all(&t->connections, END_MS);
-    nng_close(t->socket);
+    for (unsigned i = 0; i < t->slot_count; i++)
+        nng_aio_stop(t->slots[i].aio); /* waits for slot_event, and lets none follow */
 }
 
 void transport_close(struct transport *t)
@@ -350,8 +356,8 @@ void transport_close(struct transport *t)
     if (t == NULL)
         return;
     transport_quit(t);
+    nng_close(t->socket);
     for (unsigned i = 0; i < t->slot_count; i++) {
-        nng_aio_stop(t->slots[i].aio);
         nng_aio_free(t->slots[i].aio);
         nng_msg_free(t->slots[i].msg);
     }

@@ -54,9 +54,13 @@ static bool fails(int fd)
     return true;
 }
 
+static void (*watch_write)(int fd, size_t size, off_t off);
+
 static ssize_t step_pwrite(int fd, const void *buf, size_t n, off_t off)
 {
     step();
+    if (watch_write)
+        watch_write(fd, n, off);
     return no_room(fd, off + (off_t)n) || fails(fd) ? -1 : pwrite(fd, buf, n, off);
 }
 
@@ -108,6 +112,11 @@ void fsnode_die_at(uint64_t s)
 {
     atomic_store(&steps, 0);
     atomic_store(&last_step, s);
+}
+
+void fsnode_watch_writes(void (*watch)(int fd, size_t size, off_t off))
+{
+    watch_write = watch;
 }
 
 uint64_t fsnode_steps(void)

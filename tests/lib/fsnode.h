@@ -54,6 +54,10 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name);         /* 0 if 
 void fsnode_die_at(uint64_t step);
 uint64_t fsnode_steps(void);
 
+/* Called before each write to the node's own files, on the thread that writes; NULL: nobody. Before
+ * fsnode_open and after fsnode_close. */
+void fsnode_watch_writes(void (*watch)(int fd, size_t size, off_t off));
+
 /* The disk of the node's own files is full: nothing can be allocated, and no file grows. */
 void fsnode_fill_disk(bool on);
 /* The n-th write to the node's own files from now on fails with this errno; 0: none. */

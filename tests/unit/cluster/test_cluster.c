@@ -20,6 +20,7 @@
 #include "ltx/base/logger.h"
 #include "tests/lib/clusternode.h"
 #include "tests/lib/dice.h"
+#include "tests/lib/nngleaks.h"
 
 #define LONG_MS 30000
 
@@ -617,16 +618,6 @@ static void a_higher_epoch_in_any_message_stops_a_primary(void **state)
     buf_fini(&b);
     free(s);
     drop_node(p);
-}
-
-/*
- * nng 1.5 loses some 4 kB now and then when a socket whose connection was just made or just lost is
- * closed (its connection and its dialer hold each other). What it holds is all that is let pass.
- */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libnng\n";
 }
 
 int main(int argc, char **argv)

@@ -21,6 +21,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/thread.h"
 #include "tests/lib/dice.h"
+#include "tests/lib/nngleaks.h"
 
 #define LONG_MS 5000
 
@@ -200,6 +201,55 @@ static void quitting_ends_a_call_that_waits(void **state)
     server_close(&s);
 }
 
+static void answer_all(void *arg)
+{
+    struct server *s = arg;
+    uint64_t seen = 0;
+    do {
+        for (struct transport_request *r; (r = inbox_pop(&s->inbox)) != NULL;)
+            transport_reply(r, "yes", 3);
+    } while (feed_wait(&s->feed, seen, LONG_MS) && (seen = feed_count(&s->feed)));
+}
+
+static void ask_on_and_on(void *arg)
+{
+    struct asker *a = arg;
+    struct transport_call call = {0};
+    while ((a->rv = peer_call(a->peer, &call, "x", 1, 200)) == 0)
+        ;
+    peer_done(&call);
+}
+
+static void a_listener_may_quit_while_answers_are_given(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 100; round++) {
+        struct server s;
+        struct asker a[3];
+        struct thread answerer;
+
+        server_open(&s, "tcp://127.0.0.1:0");
+        assert_int_equal(thread_start(&answerer, "answerer", answer_all, &s), 0);
+        for (unsigned i = 0; i < 3; i++) {
+            a[i] = (struct asker){0};
+            assert_int_equal(peer_open(&a[i].peer, transport_url(s.transport)), 0);
+            assert_int_equal(thread_start(&a[i].thread, "asker", ask_on_and_on, &a[i]), 0);
+        }
+        usleep(1000 + dice_below(4000));
+        transport_quit(s.transport);
+        feed_close(&s.feed);
+        thread_join(&answerer);
+        inbox_fini(&s.inbox);
+        transport_close(s.transport);
+        for (unsigned i = 0; i < 3; i++) {
+            thread_join(&a[i].thread);
+            assert_int_not_equal(a[i].rv, 0);
+            peer_close(a[i].peer);
+        }
+        feed_fini(&s.feed);
+    }
+}
+
 static int connect_raw(const char *url)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET,
@@ -297,6 +347,7 @@ int main(void)
         cmocka_unit_test(a_broken_connection_ends_the_call_and_nothing_is_sent_twice),
         cmocka_unit_test(a_call_ends_in_time),
         cmocka_unit_test(quitting_ends_a_call_that_waits),
+        cmocka_unit_test(a_listener_may_quit_while_answers_are_given),
         cmocka_unit_test(bytes_that_are_not_ours_end_their_connection_only),
         cmocka_unit_test(an_address_is_taken_or_wrong),
     };

@@ -127,38 +127,25 @@ static void assert_same(struct fsnode *n, const char *name, struct logcopy *copy
 /* Writes to the replica's WAL but for its header: where cache pages are written in part. */
 static atomic_uint wal_writes, begin_within_a_page, end_within_a_page;
 
-static const struct file_ops *unwatched;
-
-static ssize_t watched_pwrite(int fd, const void *buf, size_t n, off_t off)
+static void watch_wal(int fd, size_t size, off_t off)
 {
     char link[32], path[256];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t len = readlink(link, path, sizeof path - 1);
     path[len > 0 ? len : 0] = 0;
-    if (n > 32 && strncmp(path, replica_root, strlen(replica_root)) == 0 && strstr(path, "-wal")) {
-        atomic_fetch_add(&wal_writes, 1);
-        if (off % 4096)
-            atomic_fetch_add(&begin_within_a_page, 1);
-        if ((off + (off_t)n) % 4096)
-            atomic_fetch_add(&end_within_a_page, 1);
-    }
-    return unwatched->pwrite(fd, buf, n, off);
-}
-
-static void watch_writes(void)
-{
-    static struct file_ops watched;
-    unwatched = file_ops;
-    watched = *file_ops;
-    watched.pwrite = watched_pwrite;
-    file_ops = &watched;
+    if (size <= 32 || strncmp(path, replica_root, strlen(replica_root)) || !strstr(path, "-wal"))
+        return;
+    atomic_fetch_add(&wal_writes, 1);
+    if (off % 4096)
+        atomic_fetch_add(&begin_within_a_page, 1);
+    if ((off + (off_t)size) % 4096)
+        atomic_fetch_add(&end_within_a_page, 1);
 }
 
 static void run(struct sqlwork w, unsigned steps)
 {
     struct logcopy copy;
     begin();
-    watch_writes();
     logcopy_open(&copy);
     w.dice = dice_u64();
     w.db = sql_open(fsnode_path(&primary, NAME), "tap");
@@ -176,7 +163,6 @@ static void run(struct sqlwork w, unsigned steps)
     wait_applied(&replica, NAME);
     assert_same(&replica, NAME, &copy, "close");
     logcopy_close(&copy);
-    file_ops = unwatched;
     end();
 }
 
@@ -206,9 +192,11 @@ static void a_replica_follows_when_modes_and_page_sizes_change(void **state)
 static void the_wal_is_written_in_whole_cache_pages(void **state)
 {
     (void)state;
+    fsnode_watch_writes(watch_wal);
     wal_writes = begin_within_a_page = end_within_a_page = 0;
     run((struct sqlwork){.journal_mode = "WAL", .page_size = 512}, 40);
     run((struct sqlwork){.journal_mode = "WAL", .page_size = 4096}, 40);
+    fsnode_watch_writes(NULL);
     assert_true(wal_writes > 20);
     assert_int_equal(begin_within_a_page, 0);
     assert_int_equal(end_within_a_page, 0);
