@@ -213,8 +213,9 @@ __attribute__((noinline)) static void touch_stack(void)
  * size only libfuse knows. A request may come with it: it is answered like any other. */
 static void prepare(struct worker *w, struct fuse_buf *buf)
 {
+    void *volatile first = malloc(sizeof *buf); /* volatile: the compiler would leave both out */
+    free(first);
     touch_stack();
-    free(malloc(sizeof(struct fuse_buf)));
     begin_watching(w);
     int got = watch(w->loop, buf);
     if (got > 0)
