@@ -7,6 +7,7 @@
 
 #include "fs/db/database_impl.h"
 #include "fs/db/header.h"
+#include "fs/db/raw.h"
 #include "ltx/base/assert.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -28,13 +29,20 @@ static int read_shape(struct database *db, enum capture_when when, struct shape 
 {
     struct db_header h;
     int64_t size;
-    int err = database_open_main(db);
+    int err = raw_look(db);
+    if (!err)
+        err = database_open_main(db);
     if (!err)
         err = db_header_read(db->main_fd, &h);
     if (!err)
         err = file_size(db->main_fd, &size);
     if (err)
         return err;
+    if (db->wal.valid && db->wal.captured > 0) {
+        out->page_size = db->wal.header.page_size;
+        out->page_count = db->wal.captured_commit;
+        return 0;
+    }
     int64_t in_file = size / h.page_size;
     uint32_t count = h.page_count ? h.page_count : (uint32_t)in_file;
     if (count == 0 || in_file > UINT32_MAX)
@@ -53,7 +61,7 @@ static int read_shape(struct database *db, enum capture_when when, struct shape 
 static int put_page(struct database *db, const struct shape *s, uint32_t pgno, bool must,
                     uint8_t *page)
 {
-    int err = database_read_main(db, s->page_size, pgno, page);
+    int err = capture_wal_read_page(db, s->page_size, pgno, page);
     if (err)
         return err;
     if (!must && checksum_page(pgno, page, s->page_size) == ledger_page_sum(db->ledger, pgno))
@@ -104,7 +112,7 @@ static bool nothing_changed(struct database *db, const struct shape *s)
         uint32_t pgno = db->dirty.pgno[i];
         if (pgno > s->page_count || pgno == ltx_lock_pgno(s->page_size))
             continue;
-        same = database_read_main(db, s->page_size, pgno, page) == 0 &&
+        same = capture_wal_read_page(db, s->page_size, pgno, page) == 0 &&
                checksum_page(pgno, page, s->page_size) == ledger_page_sum(db->ledger, pgno);
     }
     free(page);
@@ -254,7 +262,8 @@ int capture_pages_finish(struct database *db)
     if (err)
         return err;
     dirty_clear(&db->dirty);
-    db->backed = position;
+    if (!db->wal.valid || db->wal.captured == 0) /* else some of it is in the -wal alone */
+        db->backed = position;
     db->leftover = false;
     return 0;
 }

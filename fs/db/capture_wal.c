@@ -156,7 +156,7 @@ static bool follows(struct database *db, const uint8_t *bytes, struct wal_frame 
         w->cursor_unsealed = false;
         return true;
     }
-    return wal_frame_unsealed(bytes, f) && unsealed_follows(db, f);
+    return !w->sealed_only && wal_frame_unsealed(bytes, f) && unsealed_follows(db, f);
 }
 
 /* Moves the cursor along the chain, at most to frame `upto`. 1: it stands on a commit frame, of a
@@ -206,37 +206,34 @@ static uint32_t newest_pages(const struct capture_wal *w, uint32_t commit, uint6
     return kept;
 }
 
-/* What SQLite reads for a page that this transaction did not write: an earlier frame, else the
- * database file, else zeros. */
-static int put_gap_page(struct database *db, uint32_t pgno)
+/* A page that this transaction did not write, if the ledger does not have it so. */
+static int put_gap_page(struct database *db, uint32_t pgno, uint32_t known)
 {
-    struct capture_wal *w = &db->wal;
-    uint32_t page_size = w->header.page_size, f = capture_wal_frame_of(db, pgno, false);
+    uint32_t page_size = db->wal.header.page_size;
     uint8_t *page = malloc(page_size);
     if (!page)
         return -ERR_NOMEM;
-    int err = f ? file_read(db->wal_fd, page, page_size,
-                            wal_frame_offset(page_size, f) + WAL_FRAME_HEADER_SIZE)
-                : database_read_main(db, page_size, pgno, page);
-    if (!err)
+    int err = capture_wal_read_page(db, page_size, pgno, page);
+    if (!err &&
+        (pgno > known || checksum_page(pgno, page, page_size) != ledger_page_sum(db->ledger, pgno)))
         err = ledger_put_page(&db->tx, pgno, page);
     free(page);
     return err;
 }
 
 /* `known`: pages up to here are in the ledger; above it every page must be put, whether written or
- * not. */
+ * not. `whole`: the others are looked at, too. */
 static int put_pages(struct database *db, const uint64_t *keys, uint32_t n, uint32_t known,
-                     uint32_t commit)
+                     uint32_t commit, bool whole)
 {
     struct capture_wal *w = &db->wal;
-    uint32_t lock_pgno = ltx_lock_pgno(w->header.page_size), next = known + 1;
+    uint32_t lock_pgno = ltx_lock_pgno(w->header.page_size), next = whole ? 1 : known + 1;
     int err = 0;
     for (uint32_t i = 0; !err && i <= n; i++) {
         uint32_t pgno = i < n ? (uint32_t)(keys[i] >> 32) : commit + 1;
         for (; !err && next < pgno; next++)
             if (next != lock_pgno)
-                err = put_gap_page(db, next);
+                err = put_gap_page(db, next, known);
         if (err || i == n)
             break;
         const uint8_t *bytes = frame_bytes(db, (uint32_t)keys[i], w->cursor);
@@ -266,8 +263,9 @@ static int capture(struct database *db, uint32_t commit)
     if (err)
         goto leave;
     ledger_info(db->ledger, &info);
-    /* A file that changed by other means as well goes into this record whole. */
-    bool whole = dirty_any(&db->dirty) || info.page_size != w->header.page_size;
+    /* What changed by other means as well goes into this record. */
+    bool fresh = info.page_size != w->header.page_size;
+    bool whole = dirty_any(&db->dirty) || fresh;
     uint32_t count = newest_pages(w, commit, keys);
     struct ledger_change change = {
         .page_size = w->header.page_size,
@@ -278,7 +276,7 @@ static int capture(struct database *db, uint32_t commit)
         .wal_salt2 = get_be32(w->header.salt + 4)};
     err = ledger_begin(db->ledger, &db->tx, &change);
     if (!err)
-        err = put_pages(db, keys, count, whole ? 0 : info.commit, commit);
+        err = put_pages(db, keys, count, fresh ? 0 : info.commit, commit, whole);
     if (!err)
         err = ledger_publish(&db->tx, NULL);
     else
@@ -289,6 +287,7 @@ static int capture(struct database *db, uint32_t commit)
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
+        w->captured_commit = commit;
         w->captured_unsealed = w->cursor_unsealed;
         w->sync_follows = w->synced;
         w->synced = false;
@@ -463,7 +462,16 @@ int capture_wal_attach(struct database *db)
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
+        w->captured_commit = commit;
     }
     rewind_cursor(w);
     return 0;
+}
+
+int capture_wal_attach_sealed(struct database *db)
+{
+    db->wal.sealed_only = true;
+    int err = capture_wal_attach(db);
+    db->wal.sealed_only = false;
+    return err;
 }

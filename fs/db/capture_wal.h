@@ -25,6 +25,7 @@ struct capture_wal {
     struct wal_header header;
     uint32_t captured;          /* number of the last captured commit frame, 0 = none */
     uint32_t captured_cksum[2]; /* of the chain there */
+    uint32_t captured_commit;   /* and the size of the database there, in pages */
     bool captured_unsealed;     /* that frame is one without a checksum: see wal_frame_unsealed */
     uint32_t cursor;            /* last frame that was checked */
     uint32_t cursor_cksum[2];
@@ -46,6 +47,7 @@ struct capture_wal {
     uint32_t refused;  /* a commit frame that could not be captured, 0 = none */
     int refused_why;   /* and the code that its writer got */
     bool index_behind; /* a writer died between its commit frame and its wal-index: see walfix.h */
+    bool sealed_only;  /* frames without checksums are not followed: no writer will seal them */
 };
 
 void capture_wal_fini(struct database *db);
@@ -74,6 +76,9 @@ void capture_wal_mended(struct database *db, const uint32_t cksum[2]);
 /* Takes what is in the file as captured (this node becomes the primary: all of it came from
  * records). */
 int capture_wal_attach(struct database *db);
+/* The same for a file that nobody is writing: exactly the frames that a recovery of SQLite's would
+ * find. */
+int capture_wal_attach_sealed(struct database *db);
 
 /* Looks at the header in the file: a new round, the same one, or no WAL at all. */
 void capture_wal_load_header(struct database *db);
@@ -83,5 +88,9 @@ void capture_wal_load_header(struct database *db);
 /* Number of the newest captured frame that holds page pgno, 0 if none; of any frame with the
  * current salts if `any`. */
 uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);
+
+/* Page pgno as of the last captured frame: from the -wal, else the database file; zeros beyond its
+ * end. */
+int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page);
 
 #endif

@@ -61,3 +61,12 @@ uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
             return f;
     return 0;
 }
+
+int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page)
+{
+    struct capture_wal *w = &db->wal;
+    uint32_t f = w->valid && w->captured > 0 ? capture_wal_frame_of(db, pgno, false) : 0;
+    return f ? file_read(db->wal_fd, page, page_size,
+                         wal_frame_offset(page_size, f) + WAL_FRAME_HEADER_SIZE)
+             : database_read_main(db, page_size, pgno, page);
+}

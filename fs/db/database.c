@@ -6,8 +6,10 @@
 
 #include "fs/db/capture_pages.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/raw.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/base/logger.h"
 
 bool database_is_primary(struct database *db)
 {
@@ -50,6 +52,8 @@ int database_begin_transaction(struct database *db)
 {
     if (db->begun || db->journal_hot)
         return 0;
+    if (raw_is(db, FILE_JOURNAL))
+        return database_may_change_plain(db);
     int err = role_begin(database_role(db));
     db->begun = !err;
     return err;
@@ -77,7 +81,7 @@ int database_may_change_plain(struct database *db)
  * pages already. */
 bool database_is_checkpoint(const struct database *db)
 {
-    return db->wal.valid;
+    return db->wal.valid && db->handles[FILE_WAL] > 0;
 }
 
 /* After a commit: what the client has asked to be synced is on disk before its call returns. The
@@ -115,19 +119,23 @@ void database_opened(struct database *db, enum file_kind kind, int flags, bool o
     mutex_lock(&db->mutex);
     (void)flags;
     db->handles[kind]++;
+    if (kind == FILE_MAIN && raw_look(db) != 0)
+        log_warn("capture", "%s-wal cannot be read: its transactions are not recorded yet",
+                 db->path);
     mutex_unlock(&db->mutex);
 }
 
 int database_flushed(struct database *db, enum file_kind kind, bool own)
 {
     int err = 0;
-    if (own || kind != FILE_MAIN)
+    if (own || (kind != FILE_MAIN && kind != FILE_WAL))
         return 0;
     mutex_lock(&db->mutex);
     /* The last one closes: what the writer has left is whole, or never will be. Were another one
      * open, it might be in the middle of a transaction. */
-    if (dirty_any(&db->dirty) && !db->journal_hot && db->handles[FILE_MAIN] <= 1 &&
-        !database_is_checkpoint(db) && database_is_primary(db))
+    bool last = kind == FILE_MAIN ? db->handles[kind] <= 1 && !database_is_checkpoint(db)
+                                  : db->handles[kind] <= 1 && db->raw;
+    if (last && dirty_any(&db->dirty) && !db->journal_hot && database_is_primary(db))
         err = capture_pages(db, CAPTURE_QUIET);
     mutex_unlock(&db->mutex);
     return err;
@@ -168,7 +176,7 @@ static int sync_main(struct database *db, int fd)
     int err = 0;
     if (db->journal_hot)
         db->sync_wanted = true;
-    else if (!database_is_checkpoint(db) && dirty_any(&db->dirty) && database_is_primary(db))
+    else if (!log_holds_it && dirty_any(&db->dirty) && database_is_primary(db))
         err = capture_pages(db, CAPTURE_SYNC);
     if (db->ledger && !dirty_any(&db->dirty))
         log_holds_it = true;
@@ -203,14 +211,19 @@ struct ledger *database_sync_follows(struct database *db, enum file_kind kind)
 int database_sync(struct database *db, enum file_kind kind, bool own, int fd)
 {
     bool skip;
+    int err = 0;
     if (own || kind == FILE_SHM)
         return 0;
     switch (kind) {
     case FILE_MAIN: return sync_main(db, fd);
     case FILE_WAL:
         mutex_lock(&db->mutex);
+        if (db->raw && !db->journal_hot)
+            err = capture_pages(db, CAPTURE_SYNC);
         skip = db->wal.valid && db->ledger;
         mutex_unlock(&db->mutex);
+        if (err)
+            return err;
         return skip ? database_sync_log(db) : file_sync_data(fd);
     case FILE_JOURNAL:
         mutex_lock(&db->mutex);

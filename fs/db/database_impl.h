@@ -54,6 +54,7 @@ struct database {
     } pending; /* of the prepared capture */
 
     struct capture_wal wal;
+    bool raw; /* files were changed by something that is no connection: see raw.h */
 
     /* page_reader.c: a page that matched nowhere, at which position, and since when. */
     uint32_t suspect;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+
 #include "fs/db/capture_pages.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/raw.h"
 #include "fs/db/super.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -86,8 +89,8 @@ int database_before_rename(struct database *from, enum file_kind kind, struct da
 {
     (void)to;
     (void)to_kind;
-    /* On a journal or super-journal it would be a commit that nobody sees coming. */
-    if (kind == FILE_JOURNAL && from->journal_hot)
+    /* Of a journal in use it would be a commit that nobody sees coming. */
+    if (kind == FILE_JOURNAL && from->journal_hot && !raw_is(from, FILE_JOURNAL))
         return -ERR_BUSY;
     return database_is_primary(from) ? 0 : -ERR_READONLY;
 }
@@ -101,25 +104,38 @@ static void renamed_away(struct database *db, enum file_kind kind)
             db->dirty.all = true;
         else
             dirty_clear(&db->dirty);
+        capture_wal_reset(db);
+    } else if (kind != FILE_SHM) {
+        raw_note(db); /* the file without it may say something else */
+        if (kind == FILE_JOURNAL)
+            db->journal_hot = false;
     }
-    capture_wal_reset(db);
     database_close_files(db);
     mutex_unlock(&db->mutex);
+}
+
+static bool has_hot_journal(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    database_file_path(db, FILE_JOURNAL, path);
+    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
+        return false;
+    bool hot = journal_is_hot(fd);
+    file_close(fd);
+    return hot;
 }
 
 static void renamed_to(struct database *db, enum file_kind kind)
 {
     mutex_lock(&db->mutex);
-    capture_wal_reset(db);
     database_close_files(db);
-    if (kind == FILE_MAIN) {
-        db->dirty.all = true;
-        db->dirty.last_write = mono_now();
+    if (kind != FILE_SHM)
+        raw_note(db);
+    db->journal_hot = has_hot_journal(db);
+    if (kind == FILE_MAIN && !db->journal_hot)
         (void)capture_pages(db,
                             CAPTURE_QUIET); /* stays dirty on failure: the settler tries again */
-    } else if (kind == FILE_WAL) {
-        (void)capture_wal_written(db, 0, WAL_HEADER_SIZE);
-    }
     mutex_unlock(&db->mutex);
 }
 

@@ -4,6 +4,7 @@
 
 #include "fs/db/capture_pages.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/raw.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -36,7 +37,7 @@ static int before_main_write(struct database *db, size_t n)
                    ? ledger_sync(l, ledger_last(l).txid)
                    : 0;
     }
-    int err = database_may_change_plain(db);
+    int err = raw_is(db, FILE_MAIN) ? raw_begin(db) : database_may_change_plain(db);
     if (!err)
         err = reserve(db, n);
     if (!err && db->ledger && !db->journal_hot && !ledger_is_unclean(db->ledger))
@@ -94,6 +95,11 @@ static int before_journal_write(struct database *db, int64_t off, size_t n)
 static int before_wal_write(struct database *db, int64_t off)
 {
     mutex_lock(&db->mutex);
+    if (raw_is(db, FILE_WAL)) {
+        int refused = raw_begin(db);
+        mutex_unlock(&db->mutex);
+        return refused;
+    }
     int err = capture_wal_may_write(db, off);
     bool poke = !err && capture_wal_overwrites(db, off);
     if (poke) {
@@ -165,8 +171,9 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
     mutex_lock(&db->mutex);
     switch (kind) {
     case FILE_WAL:
-        err = capture_wal_written(db, off, n);
-        poke = db->wal.broken > 0;
+        if (!db->raw)
+            err = capture_wal_written(db, off, n);
+        poke = db->raw || db->wal.broken > 0;
         break;
     case FILE_JOURNAL:
         db->journal_finished = false;
@@ -214,6 +221,14 @@ static int before_main_truncate(struct database *db, int64_t size)
     return follows ? 0 : before_main_write(db, 0);
 }
 
+static int before_wal_truncate(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    int err = raw_is(db, FILE_WAL) ? raw_begin(db) : 0;
+    mutex_unlock(&db->mutex);
+    return err;
+}
+
 int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size)
 {
     if (own)
@@ -223,6 +238,8 @@ int database_before_truncate(struct database *db, enum file_kind kind, bool own,
         return err;
     if (kind == FILE_JOURNAL && size == 0)
         err = database_finish_journal(db);
+    else if (kind == FILE_WAL)
+        err = before_wal_truncate(db);
     else if (kind == FILE_MAIN)
         err = before_main_truncate(db, size);
     if (err)
@@ -243,7 +260,9 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     mutex_lock(&db->mutex);
     if (db->ledger)
         ledger_info(db->ledger, &info);
-    if (kind == FILE_WAL && size < WAL_HEADER_SIZE) {
+    if (kind == FILE_WAL && db->raw) {
+        poke = true;
+    } else if (kind == FILE_WAL && size < WAL_HEADER_SIZE) {
         if (db->ledger && db->wal.captured > 0)
             db->backed = ledger_last(db->ledger);
         capture_wal_reset(db);

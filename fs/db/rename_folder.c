@@ -5,6 +5,7 @@
 #include "fs/db/capture_pages.h"
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/raw.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 
@@ -28,10 +29,8 @@ static int appeared(void *ctx, const char *path)
     if (!db)
         return -ERR_NOMEM;
     mutex_lock(&db->mutex);
-    capture_wal_reset(db);
     database_close_files(db);
-    db->dirty.all = true;
-    db->dirty.last_write = mono_now();
+    raw_note(db);
     int err = capture_pages(db, CAPTURE_QUIET);
     mutex_unlock(&db->mutex);
     if (err)

@@ -149,7 +149,7 @@ void settle(struct database *db)
 {
     bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
     mutex_lock(&db->mutex);
-    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid &&
+    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot &&
                  mono_since_ms(db->dirty.last_write) >= PAUSE_MS;
     bool behind = primary && (db->wal.index_behind || db->wal.broken > 0);
     mutex_unlock(&db->mutex);
@@ -166,7 +166,7 @@ void settle_at_end(struct database *db)
 {
     bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
     mutex_lock(&db->mutex);
-    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid;
+    bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot;
     mutex_unlock(&db->mutex);
     if (quiet)
         capture_quiet(db);
@@ -177,8 +177,8 @@ void settle_at_end(struct database *db)
 static bool waits_for_pause(struct database *db)
 {
     mutex_lock(&db->mutex);
-    bool waits = (dirty_any(&db->dirty) && !db->journal_hot && !db->wal.valid && !db->unsettled) ||
-                 db->wal.index_behind;
+    bool waits =
+        (dirty_any(&db->dirty) && !db->journal_hot && !db->unsettled) || db->wal.index_behind;
     mutex_unlock(&db->mutex);
     return waits && gate_open(db);
 }

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a database that are changed by programs that are not SQLite: what a connection would find in them counts."""
+import contextlib
+import os
+import shutil
+import sqlite3
+import struct
+
+from lib import check
+from lib.case import equal, test, wait_for
+from lib.cluster import Cluster
+
+COUNT = "SELECT count(*), max(a) FROM t"
+
+
+def unfinished(scratch, mode):
+    """The files of a database as a killed program leaves them: {suffix: path}. In WAL mode 30 rows, 20 of them in the
+    -wal alone; else 10 rows, and a journal that takes a large transaction back."""
+    path = scratch.join("source-%s.db" % mode)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=" + mode)
+        db.execute("CREATE TABLE t(a, b)")
+        for i in range(1, 11):
+            db.execute("INSERT INTO t VALUES(?, randomblob(2000))", (i,))
+        if mode == "wal":
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for i in range(11, 31):
+                db.execute("INSERT INTO t VALUES(?, randomblob(2000))", (i,))
+        else:
+            db.execute("PRAGMA cache_size=2")
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE t SET a = a + 1000, b = randomblob(2000)")
+        files = {}
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            if os.path.exists(path + suffix):
+                files[suffix] = "%s.copy%s" % (path, suffix)
+                shutil.copyfile(path + suffix, files[suffix])
+    return files
+
+
+def put(node, name, files, order):
+    for suffix in order:
+        shutil.copyfile(files[suffix], node.db(name) + suffix)
+
+
+def wait_rows(node, name, want):
+    def rows():
+        try:
+            return node.sql(name, COUNT) == [want]
+        except sqlite3.Error:
+            return False
+    wait_for(rows, 15, lambda: "%s on %s to hold %s" % (name, node.name, want))
+
+
+@test(limit=90)
+def a_database_and_its_wal_are_copied_in_any_order(scratch):
+    files = unfinished(scratch, "wal")
+    orders = {"a.db": ("", "-wal"), "b.db": ("-wal", ""), "c.db": ("-shm", "-wal", ""), "d.db": ("", "-shm", "-wal")}
+    with Cluster(scratch) as c:
+        for name, order in orders.items():
+            put(c[0], name, files, order)
+            # Nobody has opened it on the primary.
+            wait_rows(c[1], name, (30, 30))
+        for name in orders:
+            equal(c[0].sql(name, COUNT), [(30, 30)], "rows of %s on the primary" % name)
+            c[0].sql(name, "INSERT INTO t VALUES(31, 0)")
+            c.wait_level(name)
+            equal(c[1].sql(name, COUNT), [(31, 31)], "rows of %s on the replica" % name)
+            check.chain_gives(scratch, c[0], name, check.same_everywhere(c, name))
+
+
+@test(limit=60)
+def what_is_cut_off_a_wal_by_hand_is_gone_everywhere(scratch):
+    files = unfinished(scratch, "wal")
+    with Cluster(scratch) as c:
+        put(c[0], "app.db", files, ("", "-wal"))
+        wait_rows(c[1], "app.db", (30, 30))
+        with open(files["-wal"], "rb") as f:
+            page_size = struct.unpack(">I", f.read(12)[8:])[0]
+        frames = (os.path.getsize(files["-wal"]) - 32) // (24 + page_size)
+        commits = []
+        with open(files["-wal"], "rb") as f:
+            for i in range(frames):
+                f.seek(32 + i * (24 + page_size))
+                if struct.unpack(">II", f.read(8))[1]:
+                    commits.append(i)
+        # The checksum of the frame after the eleventh commit is no longer right.
+        with open(c[0].db("app.db-wal"), "r+b") as f:
+            f.seek(32 + (commits[10] + 1) * (24 + page_size) + 16)
+            f.write(b"\0" * 8)
+        wait_rows(c[1], "app.db", (21, 21))
+        equal(c[0].sql("app.db", COUNT), [(21, 21)], "rows on the primary")
+        c[0].sql("app.db", "INSERT INTO t VALUES(22, 0)")
+        c.wait_level("app.db")
+        equal(c[1].sql("app.db", COUNT), [(22, 22)], "rows on the replica")
+        c[0].integrity("app.db")
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=60)
+def a_wal_is_moved_away_and_back(scratch):
+    files = unfinished(scratch, "wal")
+    with Cluster(scratch) as c:
+        put(c[0], "app.db", files, ("", "-wal"))
+        wait_rows(c[1], "app.db", (30, 30))
+        os.rename(c[0].db("app.db-wal"), c[0].db("kept"))
+        wait_rows(c[1], "app.db", (10, 10))
+        os.rename(c[0].db("kept"), c[0].db("app.db-wal"))
+        wait_rows(c[1], "app.db", (30, 30))
+        equal(c[0].sql("app.db", COUNT), [(30, 30)], "rows on the primary")
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=60)
+def a_hot_journal_that_is_put_there_takes_the_transaction_back_everywhere(scratch):
+    files = unfinished(scratch, "delete")
+    with Cluster(scratch) as c:
+        put(c[0], "copied.db", files, ("-journal", ""))
+        shutil.copyfile(files["-journal"], c[0].db("other"))
+        shutil.copyfile(files[""], c[0].db("moved.db"))
+        os.rename(c[0].db("other"), c[0].db("moved.db-journal"))
+        shutil.copyfile(files["-journal"], c[0].db("z.db-journal"))
+        os.rename(c[0].db("z.db-journal"), c[0].db("moved.db-journal"))
+        for name in ("copied.db", "moved.db"):
+            equal(c[0].sql(name, COUNT), [(10, 10)], "rows of %s on the primary" % name)
+            wait_rows(c[1], name, (10, 10))
+            c[0].sql(name, "INSERT INTO t VALUES(11, 0)")
+            c.wait_level(name)
+            equal(c[1].sql(name, COUNT), [(11, 11)], "rows of %s on the replica" % name)
+            check.same_everywhere(c, name)
+
+
+@test(limit=60)
+def a_page_that_is_written_by_hand_beside_a_wal_replicates(scratch):
+    files = unfinished(scratch, "wal")
+    with Cluster(scratch) as c:
+        put(c[0], "app.db", files, ("", "-wal"))
+        wait_rows(c[1], "app.db", (30, 30))
+        # As rsync --inplace does it: bytes in the middle of the file's last page, which the -wal does not hold.
+        with open(c[0].db("app.db"), "r+b") as f:
+            f.seek(0, os.SEEK_END)
+            at = f.tell() - 1000
+            f.seek(at)
+            f.write(b"by hand")
+            f.flush()
+            os.fsync(f.fileno())
+        c.wait_level("app.db")
+        check.same_everywhere(c, "app.db")
+        copy = c[1].export("app.db")
+        equal(copy[at:at + 7], b"by hand", "the bytes on the replica")
+        equal(c[0].sql("app.db", COUNT), [(30, 30)], "rows on the primary")
+
+
+@test(limit=90)
+def raw_changes_survive_a_restart(scratch):
+    files = unfinished(scratch, "wal")
+    with Cluster(scratch) as c:
+        for name, kill in (("killed.db", True), ("ended.db", False)):
+            put(c[0], name, files, ("", "-wal"))
+            wait_rows(c[1], name, (30, 30))
+            c[0].restart(kill=kill)
+            c.wait_level(name)
+            equal(c[0].sql(name, COUNT), [(30, 30)], "rows of %s on the primary" % name)
+            c[0].integrity(name)
+            check.same_everywhere(c, name)
