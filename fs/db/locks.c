@@ -55,3 +55,12 @@ void lock_database_release(int fd)
 {
     lock_release(fd, LOCK_PENDING, 2 + LOCK_SHARED_SIZE);
 }
+
+bool lock_database_is_written(int fd)
+{
+    struct flock lock = {.l_type = F_RDLCK,
+                         .l_whence = SEEK_SET,
+                         .l_start = LOCK_SHARED_FIRST,
+                         .l_len = LOCK_SHARED_SIZE};
+    return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}

@@ -2,6 +2,7 @@
 #ifndef FS_DB_LOCKS_H
 #define FS_DB_LOCKS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -34,5 +35,7 @@ int lock_database_shared(int fd);
  * so that trying again makes progress; lock_database_release gives everything back. */
 int lock_database_exclusive(int fd);
 void lock_database_release(int fd);
+/* Does anybody hold EXCLUSIVE, and may thus be in the middle of writing to the file? Takes no lock. */
+bool lock_database_is_written(int fd);
 
 #endif

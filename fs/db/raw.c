@@ -3,6 +3,7 @@
 
 #include "fs/db/database_impl.h"
 #include "ltx/base/err.h"
+#include "ltx/base/logger.h"
 
 bool raw_is(const struct database *db, enum file_kind kind)
 {
@@ -27,6 +28,8 @@ int raw_begin(struct database *db)
     int err = database_may_change_plain(db);
     if (!err && db->ledger && !ledger_is_unclean(db->ledger))
         err = ledger_set_unclean(db->ledger, true);
+    if (!err && !db->raw)
+        log_debug("capture", "%s is changed by something that is not SQLite", db->path);
     if (!err)
         raw_note(db);
     return err;

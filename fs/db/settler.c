@@ -25,7 +25,10 @@
 #define CHECKPOINT_BYTES (8 * 1024 * 1024) /* or after so much log */
 #define CLEAN_MS 5000                      /* a file is called clean again after so long */
 
-/* As an ordinary client under SQLite's SHARED lock, so that no transaction is in the middle of it.
+/*
+ * Nobody must be in the middle of a transaction: no connection holds EXCLUSIVE, and none that gets it
+ * now can write before the mutex is free. A lock of our own would stand in the way of clients that
+ * do not wait. (The kernel keeps the locks: asking for them is no request to us.)
  */
 static void capture_quiet(struct database *db)
 {
@@ -37,23 +40,18 @@ static void capture_quiet(struct database *db)
     own_leave();
     if (err && err != -ERR_NOTFOUND)
         return; /* the next round tries again */
-    if (!err)
-        err = lock_database_shared(fd);
-    if (!err || err == -ERR_NOTFOUND) {
-        mutex_lock(&db->mutex);
-        if (err) {
-            err = capture_deletion(db);
-            if (!err)
-                dirty_clear(&db->dirty);
-        } else if (!db->journal_hot) {
-            err = capture_pages(db, CAPTURE_QUIET);
-        }
-        if (err && !db->unsettled)
-            log_warn("capture", "%s: changes could not be recorded yet: %s", db->path,
-                     err_text(err));
-        db->unsettled = err != 0;
-        mutex_unlock(&db->mutex);
+    mutex_lock(&db->mutex);
+    if (err) {
+        err = capture_deletion(db);
+        if (!err)
+            dirty_clear(&db->dirty);
+    } else if (!db->journal_hot && !lock_database_is_written(fd)) {
+        err = capture_pages(db, CAPTURE_QUIET);
     }
+    if (err && !db->unsettled)
+        log_warn("capture", "%s: changes could not be recorded yet: %s", db->path, err_text(err));
+    db->unsettled = err != 0;
+    mutex_unlock(&db->mutex);
     file_close(fd);
 }
 
@@ -68,11 +66,14 @@ static int sync_journal(struct database *db)
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
-    if (err == -ERR_NOTFOUND) {
+    while (err == -ERR_NOTFOUND) { /* the folder may be gone as well, and the one above it */
         char *slash = strrchr(path, '/');
-        if (slash)
-            *slash = '\0';
-        return file_sync_dir(database_tree(db), slash ? path : ".");
+        if (!slash)
+            return file_sync_dir(database_tree(db), ".");
+        *slash = '\0';
+        err = file_sync_dir(database_tree(db), path);
+        if (err != -ERR_NOTFOUND)
+            return err;
     }
     if (err)
         return err;

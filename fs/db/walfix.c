@@ -197,28 +197,70 @@ static int fix_with_index(struct database *db, int shm_fd)
     return err;
 }
 
-void walfix(struct database *db)
+static int open_index(struct database *db, int *fd)
 {
     char path[DATABASE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s-shm", catalog_mountpoint(db->catalog), db->path);
+    own_enter();
+    int err = file_open(AT_FDCWD, path, O_RDWR | O_NOFOLLOW, 0, fd);
+    own_leave();
+    return err;
+}
+
+/* A look without any lock, which a client could meet: mostly a connection has just been closed. */
+static bool is_in_line(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    struct walindex index;
+    struct walindex_header h;
+    int fd = -1;
+
+    mutex_lock(&db->mutex);
+    uint32_t captured = w->valid ? w->captured : 0;
+    bool broken = w->broken > 0;
+    uint8_t salt[sizeof w->header.salt];
+    memcpy(salt, w->header.salt, sizeof salt);
+    mutex_unlock(&db->mutex);
+    if (broken)
+        return false;
+    if (captured == 0)
+        return true;
+    int err = open_index(db, &fd);
+    if (err)
+        return err == -ERR_NOTFOUND;
+    walindex_init(&index, fd);
+    err = walindex_read(&index, &h);
+    walindex_fini(&index);
+    file_close(fd);
+    return !err && (memcmp(h.salt, salt, sizeof salt) != 0 || h.mx_frame >= captured);
+}
+
+static void in_line(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    db->wal.index_behind = false;
+    mutex_unlock(&db->mutex);
+}
+
+void walfix(struct database *db)
+{
     int main_fd = -1, shm_fd = -1;
 
+    if (is_in_line(db)) {
+        in_line(db);
+        return;
+    }
     int err = open_database(db, &main_fd);
     if (!err) {
-        snprintf(path, sizeof path, "%s/%s-shm", catalog_mountpoint(db->catalog), db->path);
-        own_enter();
-        err = file_open(AT_FDCWD, path, O_RDWR | O_NOFOLLOW, 0, &shm_fd);
-        own_leave();
+        err = open_index(db, &shm_fd);
         /* Nobody shares it: the next connection builds it from the file. */
         err = err == -ERR_NOTFOUND ? mend(db, NULL) : err ? err : fix_with_index(db, shm_fd);
     }
-    if (!err || err == -ERR_NOTFOUND) {
-        mutex_lock(&db->mutex);
-        db->wal.index_behind = false;
-        mutex_unlock(&db->mutex);
-    } else if (err != -ERR_BUSY) {
+    if (!err || err == -ERR_NOTFOUND)
+        in_line(db);
+    else if (err != -ERR_BUSY)
         log_error("capture", "%s: its WAL cannot be brought in line with what was captured: %s",
                   db->path, err_text(err));
-    }
     file_close(shm_fd);
     file_close(main_fd);
 }
