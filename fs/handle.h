@@ -22,6 +22,7 @@ struct handle {
     /* Told of the opening, and told of the release, whatever the file is called by then. */
     struct database *db; /* NULL: not an ordinary file of the tree */
     enum file_kind kind;
+    unsigned file;       /* what database_opened said */
     uint32_t refs;       /* table mutex */
     struct handle *next; /* of the same inode; table mutex */
     struct handle *prev;

@@ -65,14 +65,14 @@ static void set_database(struct handle *h, const struct ident *id, bool own)
         return;
     h->db = id->db;
     h->kind = id->kind;
-    database_opened(h->db, h->kind, h->flags, own);
+    h->file = database_opened(h->db, h->kind, own);
 }
 
 /* The opposite of handle_new and set_database. */
 static void end_handle(struct fs *fs, struct handle *h)
 {
     if (h->db)
-        database_released(h->db, h->kind, h->flags, h->own);
+        database_released(h->db, h->kind, h->file, h->own);
     handle_put(fs, h);
 }
 
@@ -227,7 +227,7 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     (void)ino;
     struct handle *h = ops_handle(fi);
     loop_long_begin();
-    int rc = h->db ? database_flushed(h->db, h->kind, h->own) : 0;
+    int rc = h->db ? database_flushed(h->db, h->kind, h->file, h->own) : 0;
     loop_long_end();
     fuse_reply_err(req, rc ? err_errno(rc) : 0);
 }

@@ -112,20 +112,27 @@ int database_may_open(struct database *db, enum file_kind kind, int flags, bool 
     return -ERR_ACCESS;
 }
 
-void database_opened(struct database *db, enum file_kind kind, int flags, bool own)
+void database_file_gone(struct database *db, enum file_kind kind)
+{
+    db->handles[kind] = 0;
+    db->file[kind]++;
+}
+
+unsigned database_opened(struct database *db, enum file_kind kind, bool own)
 {
     if (own)
-        return;
+        return 0;
     mutex_lock(&db->mutex);
-    (void)flags;
+    unsigned file = db->file[kind];
     db->handles[kind]++;
     if (kind == FILE_MAIN && raw_look(db) != 0)
         log_warn("capture", "%s-wal cannot be read: its transactions are not recorded yet",
                  db->path);
     mutex_unlock(&db->mutex);
+    return file;
 }
 
-int database_flushed(struct database *db, enum file_kind kind, bool own)
+int database_flushed(struct database *db, enum file_kind kind, unsigned file, bool own)
 {
     int err = 0;
     if (own || (kind != FILE_MAIN && kind != FILE_WAL))
@@ -135,19 +142,23 @@ int database_flushed(struct database *db, enum file_kind kind, bool own)
      * open, it might be in the middle of a transaction. */
     bool last = kind == FILE_MAIN ? db->handles[kind] <= 1 && !database_is_checkpoint(db)
                                   : db->handles[kind] <= 1 && db->raw;
-    if (last && dirty_any(&db->dirty) && !db->journal_hot && database_is_primary(db))
+    if (last && file == db->file[kind] && dirty_any(&db->dirty) && !db->journal_hot &&
+        database_is_primary(db))
         err = capture_pages(db, CAPTURE_QUIET);
     mutex_unlock(&db->mutex);
     return err;
 }
 
-void database_released(struct database *db, enum file_kind kind, int flags, bool own)
+void database_released(struct database *db, enum file_kind kind, unsigned file, bool own)
 {
     bool poke = false;
     if (own)
         return;
     mutex_lock(&db->mutex);
-    (void)flags;
+    if (file != db->file[kind]) { /* a file without a name: nothing follows */
+        mutex_unlock(&db->mutex);
+        return;
+    }
     db->handles[kind]--;
     if (kind == FILE_WAL && db->wal.captured > 0 && db->handles[FILE_SHM] > 0) {
         db->wal.index_behind = true; /* perhaps; the settler looks */

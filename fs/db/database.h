@@ -38,14 +38,16 @@ enum file_kind file_kind_of(const char *path, size_t *base_len);
  * D6. */
 int database_may_open(struct database *db, enum file_kind kind, int flags, bool own);
 
-/* One more / one fewer open handle on a file of that kind. `fd` is the backing descriptor, the
- * adapter's own. */
-void database_opened(struct database *db, enum file_kind kind, int flags, bool own);
+/*
+ * One more open handle on a file of that kind. It counts as long as the file keeps its name: the
+ * result says which file had the name, and is given back with the two others.
+ */
+unsigned database_opened(struct database *db, enum file_kind kind, bool own);
 /* On each close(2) of a client's descriptor (FUSE flush). */
-int database_flushed(struct database *db, enum file_kind kind, bool own);
+int database_flushed(struct database *db, enum file_kind kind, unsigned file, bool own);
 /* When the last reference to an open file is gone (FUSE release), before the adapter closes the
- * backing fd. */
-void database_released(struct database *db, enum file_kind kind, int flags, bool own);
+ * backing descriptor. */
+void database_released(struct database *db, enum file_kind kind, unsigned file, bool own);
 
 /*
  * Around a write of n bytes at `off`: _before may refuse it; then the adapter writes to the backing

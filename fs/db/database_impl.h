@@ -35,7 +35,8 @@ struct database {
 
     struct ledger *ledger;             /* NULL until there was a record; set once */
     int main_fd, wal_fd;               /* backing files, -1 if not open */
-    unsigned handles[FILE_KIND_COUNT]; /* of clients */
+    unsigned handles[FILE_KIND_COUNT]; /* of clients, on the file that has the name now */
+    unsigned file[FILE_KIND_COUNT];    /* counts the files that have lost that name */
 
     /* Rollback modes and plain files. */
     bool journal_hot;      /* the journal's header is one that would be rolled back */
@@ -88,6 +89,8 @@ int database_need_ledger(struct database *db);
 /* ---- between database.c, database_write.c and database_names.c ---- */
 
 bool database_is_primary(struct database *db);
+/* The file of that kind has lost its name: handles on it do not count any more. The mutex is held. */
+void database_file_gone(struct database *db, enum file_kind kind);
 /* On a replica only the daemon's own handles change anything but the shared memory. */
 int database_may_change(struct database *db, enum file_kind kind, bool own);
 /* Between these two a file is being changed by a client; demotion waits for the end. Without the

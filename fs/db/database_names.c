@@ -62,6 +62,7 @@ void database_after_unlink(struct database *db, enum file_kind kind, bool own)
 {
     bool poke = false;
     mutex_lock(&db->mutex);
+    database_file_gone(db, kind);
     if (kind == FILE_MAIN) {
         capture_wal_reset(db);
         dirty_clear(&db->dirty);
@@ -98,6 +99,7 @@ int database_before_rename(struct database *from, enum file_kind kind, struct da
 static void renamed_away(struct database *db, enum file_kind kind)
 {
     mutex_lock(&db->mutex);
+    database_file_gone(db, kind);
     if (kind == FILE_MAIN) {
         /* A failure shows as a database that has lost its file; the settler tries again. */
         if (capture_deletion(db) != 0)
@@ -129,6 +131,7 @@ static bool has_hot_journal(struct database *db)
 static void renamed_to(struct database *db, enum file_kind kind)
 {
     mutex_lock(&db->mutex);
+    database_file_gone(db, kind); /* one that it may have replaced */
     database_close_files(db);
     if (kind != FILE_SHM)
         raw_note(db);

@@ -42,6 +42,8 @@ static int appeared(void *ctx, const char *path)
 static void disappeared(struct database *db)
 {
     mutex_lock(&db->mutex);
+    for (enum file_kind k = FILE_MAIN; k < FILE_KIND_COUNT; k++)
+        database_file_gone(db, k);
     capture_wal_reset(db);
     database_close_files(db);
     if (capture_deletion(db) == 0)

@@ -69,10 +69,15 @@ def a_database_and_its_wal_are_copied_in_any_order(scratch):
             check.chain_gives(scratch, c[0], name, check.same_everywhere(c, name))
 
 
-@test(limit=60)
-def what_is_cut_off_a_wal_by_hand_is_gone_everywhere(scratch):
+@test(limit=60, each=("nobody has it open", "an older file of the name is open"))
+def what_is_cut_off_a_wal_by_hand_is_gone_everywhere(scratch, case):
     files = unfinished(scratch, "wal")
-    with Cluster(scratch) as c:
+    with Cluster(scratch) as c, contextlib.ExitStack() as held:
+        if case.startswith("an older"):
+            put(c[0], "app.db", files, ("", "-wal"))
+            for suffix in ("", "-wal"):
+                held.enter_context(open(c[0].db("app.db" + suffix), "rb"))
+                os.unlink(c[0].db("app.db" + suffix))
         put(c[0], "app.db", files, ("", "-wal"))
         wait_rows(c[1], "app.db", (30, 30))
         with open(files["-wal"], "rb") as f:

@@ -256,6 +256,7 @@ static const char *const op_name[] = {
 struct told {
     struct database *db;
     enum file_kind kind;
+    unsigned file;
 };
 
 static int lookup(struct fsnode *n, const char *path, struct told *out)
@@ -298,11 +299,11 @@ static int open_or_close(struct fsnode *n, const struct tap_event *e)
         t = *e->file = calloc(1, sizeof *t);
         err = t ? lookup(n, e->path, t) : -ERR_NOMEM;
         if (!err)
-            database_opened(t->db, t->kind, e->flags, false);
+            t->file = database_opened(t->db, t->kind, false);
         return err;
-    case TAP_FLUSHED: return database_flushed(t->db, t->kind, false);
+    case TAP_FLUSHED: return database_flushed(t->db, t->kind, t->file, false);
     default:
-        database_released(t->db, t->kind, e->flags, false);
+        database_released(t->db, t->kind, t->file, false);
         catalog_put(t->db);
         free(t);
         *e->file = NULL;

@@ -22,7 +22,7 @@ from lib.client import create
 from lib.clients import Client
 from lib.cluster import Cluster, TOP
 
-BUILT = os.path.join(TOP, "build", "sqlite")
+BUILT = os.path.join(TOP, "build-sqlite")
 DESCRIPTORS = 4096  # what a login gives to most users, and more than manydb.test wants
 
 # About a tenth of all, by what a filesystem has to do with.

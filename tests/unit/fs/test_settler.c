@@ -118,7 +118,7 @@ static void copy_in(const char *from, const char *name, size_t piece)
     struct database *db = catalog_get(node.catalog, name);
     assert_true(fd >= 0 && db);
     assert_int_equal(database_may_open(db, FILE_MAIN, O_WRONLY | O_CREAT | O_TRUNC, false), 0);
-    database_opened(db, FILE_MAIN, O_WRONLY, false);
+    unsigned file = database_opened(db, FILE_MAIN, false);
     assert_int_equal(database_before_truncate(db, FILE_MAIN, false, 0), 0);
     assert_int_equal(ftruncate(fd, 0), 0);
     assert_int_equal(database_after_truncate(db, FILE_MAIN, false, 0), 0);
@@ -128,8 +128,8 @@ static void copy_in(const char *from, const char *name, size_t piece)
         assert_int_equal(pwrite(fd, bytes + off, n, (off_t)off), n);
         assert_int_equal(database_after_write(db, FILE_MAIN, false, (int64_t)off, n), 0);
     }
-    assert_int_equal(database_flushed(db, FILE_MAIN, false), 0);
-    database_released(db, FILE_MAIN, O_WRONLY, false);
+    assert_int_equal(database_flushed(db, FILE_MAIN, file, false), 0);
+    database_released(db, FILE_MAIN, file, false);
     catalog_put(db);
     close(fd);
     free(bytes);
