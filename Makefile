@@ -29,7 +29,7 @@ link_fs      = $(B)/libfs.a $(B)/libltx.a
 link_cluster = $(B)/libcluster.a $(B)/libltx.a
 link_tools   = $(filter-out $(B)/tools/tandemfs.o,$(TOOL_OBJ)) $(B)/libfs.a $(B)/libcluster.a $(B)/libltx.a
 
-.PHONY: all unit test test-full bench clean install format check
+.PHONY: all unit test test-full sqlite-suite bench clean install format check
 .SECONDARY:
 .SECONDEXPANSION:
 
@@ -57,6 +57,9 @@ unit: $(UNIT)
 
 test: all unit
 	tests/run
+
+sqlite-suite: all
+	tests/sqlite/suite
 
 bench: all
 	tools/bench/run

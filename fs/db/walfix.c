@@ -232,7 +232,9 @@ static bool is_in_line(struct database *db)
     err = walindex_read(&index, &h);
     walindex_fini(&index);
     file_close(fd);
-    return !err && (memcmp(h.salt, salt, sizeof salt) != 0 || h.mx_frame >= captured);
+    /* A header that is torn is being written, or makes the next connection read the file. */
+    return err == -ERR_BUSY ||
+           (!err && (memcmp(h.salt, salt, sizeof salt) != 0 || h.mx_frame >= captured));
 }
 
 static void in_line(struct database *db)

@@ -68,7 +68,7 @@ class Suite:
         self.user = pwd.getpwnam("nobody")
         # The tree that was cloned may be closed to other users.
         self.home = scratch.folder("sqlite")
-        for part in ("bin", "src"):
+        for part in ("bin", "src/test", "src/ext", "src/mptest", "src/src"):
             shutil.copytree(os.path.join(BUILT, part), os.path.join(self.home, part), symlinks=True)
         subprocess.run(["chmod", "-R", "a+rX", self.home], check=True)
         self.cluster = None if plain else Cluster(scratch, primary_args=["--allow-other"])
