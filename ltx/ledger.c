@@ -153,6 +153,7 @@ int ledger_install(struct ledger *l, struct txlog_append *a, const struct ltx_he
     l->page_size = h->page_size;
     l->commit = h->commit;
     l->timestamp_ms = h->timestamp_ms;
+    l->changed_bytes += (uint64_t)len * h->page_size;
     return 0;
 }
 
@@ -270,6 +271,7 @@ void ledger_info(struct ledger *l, struct ledger_info *out)
     out->page_size = l->page_size;
     out->commit = l->commit;
     out->timestamp_ms = l->timestamp_ms;
+    out->changed_bytes = l->changed_bytes;
     out->damaged = l->damaged;
     memcpy(out->damage, l->damage, sizeof out->damage);
     out->diverged = l->diverged;

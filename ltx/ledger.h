@@ -91,9 +91,10 @@ struct ledger_info {
     uint32_t commit;          /* pages; 0 = deleted or never seen */
     int64_t timestamp_ms;     /* of the last record; 0 = unknown */
     int64_t log_bytes;
-    bool damaged;      /* see ledger_set_damaged */
-    char damage[128];  /* one clause why */
-    uint32_t diverged; /* LTX files in diverged/ for this database */
+    uint64_t changed_bytes; /* of pages, in all records since the ledger was opened */
+    bool damaged;           /* see ledger_set_damaged */
+    char damage[128];       /* one clause why */
+    uint32_t diverged;      /* LTX files in diverged/ for this database */
 };
 const char *ledger_name(const struct ledger *l); /* path below the mount, without a leading slash */
 struct txlog *ledger_log(struct ledger *l);

@@ -55,6 +55,7 @@ struct ledger {
     uint32_t page_size, commit;
     int64_t timestamp_ms;
     struct ledger_state state; /* as on disk */
+    uint64_t changed_bytes;    /* of pages, in all records since it was opened */
     bool damaged;
     char damage[128];
     uint32_t diverged;

@@ -65,7 +65,8 @@ struct database {
     /* The database file holds (in the page cache) every change up to here: the next recovery
      * position. */
     struct position backed;
-    struct mono checkpointed; /* when the recovery position was last brought forward */
+    struct mono checkpointed;    /* when the recovery position was last brought forward, */
+    uint64_t checkpointed_bytes; /* and how much in pages had changed by then */
     bool leftover; /* found at start with content that no record has: captured when this node
                       becomes primary */
 };

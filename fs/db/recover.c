@@ -350,7 +350,10 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         if (!err && p.hot)
             err = take_in_unused_pages(db, info);
     }
-    if (!err)
+    /* What was redone can be redone again: the settler syncs it and moves S, when clients are served
+     * already. A journal, or changes that have no record, cannot. */
+    bool later = !p.hot && !newer && !info->damaged && !ledger_is_unclean(db->ledger);
+    if (!err && !later)
         err = file_sync_data(p.fd);
     if (!err)
         err = remove_companions(db);
@@ -359,7 +362,7 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (!err && info->damaged)
         err = ledger_rebuild_sums(db->ledger, read_whole,
                                   &(struct whole_file){.db = db, .page_size = info->page_size});
-    if (!err && !position_equal(info->recovery, info->last))
+    if (!err && !later && !position_equal(info->recovery, info->last))
         err = ledger_checkpoint(db->ledger, info->last);
     if (!err && records > 0)
         log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,

@@ -22,7 +22,8 @@
 #define PAUSE_MS 20 /* a writer that does nothing for so long pauses */
 #define ROUND_MS 1000
 #define CHECKPOINT_MS 10000                /* the recovery position moves this often, */
-#define CHECKPOINT_BYTES (8 * 1024 * 1024) /* or after so much log */
+#define CHECKPOINT_BYTES (8 * 1024 * 1024) /* or after so much log, */
+#define CHANGED_BYTES (32 * 1024 * 1024)   /* or so much in changed pages: a start redoes them */
 #define CLEAN_MS 5000                      /* a file is called clean again after so long */
 
 /*
@@ -83,7 +84,8 @@ static int sync_journal(struct database *db)
 }
 
 /* Should S move? Then *backed says how far; *fd is the database file, -1 if there is none. */
-static bool recovery_position_due(struct database *db, bool now, struct position *backed, int *fd)
+static bool recovery_position_due(struct database *db, bool now, struct position *backed,
+                                  uint64_t *changed, int *fd)
 {
     struct ledger_info info;
     char path[DATABASE_PATH_MAX];
@@ -93,7 +95,9 @@ static bool recovery_position_due(struct database *db, bool now, struct position
     ledger_info(db->ledger, &info);
     if (position_equal(*backed, info.recovery) || backed->txid > info.last.txid)
         return false;
+    *changed = info.changed_bytes;
     if (!now && mono_since_ms(db->checkpointed) < CHECKPOINT_MS &&
+        info.changed_bytes - db->checkpointed_bytes <= CHANGED_BYTES &&
         txlog_bytes_after(ledger_log(db->ledger), info.recovery.txid) <= CHECKPOINT_BYTES)
         return false;
     if (info.commit == 0)
@@ -106,9 +110,10 @@ static bool recovery_position_due(struct database *db, bool now, struct position
 static void move_recovery_position(struct database *db, bool now)
 {
     struct position backed;
+    uint64_t changed;
     int fd = -1;
     mutex_lock(&db->mutex);
-    bool due = recovery_position_due(db, now, &backed, &fd);
+    bool due = recovery_position_due(db, now, &backed, &changed, &fd);
     mutex_unlock(&db->mutex);
     if (!due)
         return;
@@ -126,6 +131,7 @@ static void move_recovery_position(struct database *db, bool now)
         log_error("recover", "%s: the recovery position stays before TXID %llu: %s", db->path,
                   (unsigned long long)backed.txid, err_text(err));
     db->checkpointed = mono_now();
+    db->checkpointed_bytes = changed;
 }
 
 static void call_clean(struct database *db)
