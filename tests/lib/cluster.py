@@ -210,7 +210,7 @@ class Node:
             for file in files:
                 path = os.path.join(folder, file)
                 with contextlib.suppress(OSError), open(path, "rb") as f:
-                    if f.read(16) == b"SQLite format 3\0":
+                    if not os.path.islink(path) and f.read(16) == b"SQLite format 3\0":
                         found.append(os.path.relpath(path, self.mount))
         return sorted(found)
 
