@@ -58,6 +58,9 @@ unit: $(UNIT)
 test: all unit
 	tests/run
 
+test-full:
+	tests/full
+
 sqlite-suite: all
 	tests/sqlite/suite
 

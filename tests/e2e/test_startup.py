@@ -8,7 +8,7 @@ import sqlite3
 import time
 
 from lib import clients
-from lib.case import need, test, wait_for
+from lib.case import figure, need, test, wait_for
 from lib.cluster import Cluster
 
 GB = float(os.environ.get("TANDEMFS_START_GB") or 0.25)
@@ -61,8 +61,8 @@ def a_start_does_not_depend_on_the_size_of_the_database(scratch, mode):
     os.rename(scratch.join("node0"), scratch.join("small"))
     large = start_after_kill(scratch, mode, large_size)
     for what, (seconds, read, written) in (("4 MB", small), ("%g GB" % GB, large)):
-        print("%s, %s: writable %.2f s after the start; read %.1f MB, wrote %.1f MB" % (
-            mode, what, seconds, read / 1e6, written / 1e6))
+        figure("%s, %s: writable %.2f s after the start; read %.1f MB, wrote %.1f MB", mode, what, seconds, read / 1e6,
+               written / 1e6)
     # Eight bytes a page, and what the log has not passed on yet.
     need(large[1] - small[1] < large_size // 256 + (64 << 20), "the start read %d bytes", large[1])
     need(large[2] - small[2] < large_size // 256 + (64 << 20), "the start wrote %d bytes", large[2])

@@ -46,6 +46,11 @@ def need(condition, text, *values):
         raise AssertionError(text % values if values else text)
 
 
+def figure(text, *values):
+    """Something measured, which is shown although the test passes."""
+    print("figure: " + text % values, flush=True)
+
+
 def equal(got, want, what):
     need(got == want, "%s: got %s, want %s", what, shorten(got), shorten(want))
 

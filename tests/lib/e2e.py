@@ -126,7 +126,7 @@ def _supervise(results, file, test, keep, last):
     if late.is_set():
         text = "%s\n%s\nended: longer than %d s" % ("".join(found), text, test.limit)
     if status == 0 and not late.is_set():
-        results.passed(file, test.name, seconds)
+        results.passed(file, test.name, seconds, text)
     elif status == SKIPPED and not late.is_set():
         results.skipped(file, test.name, seconds, text.strip().splitlines()[-1])
     elif last:

@@ -22,8 +22,9 @@ class Report:
         with self.lock:
             print("== " + text, flush=True)
 
-    def passed(self, file, name, seconds):
-        self._line("ok", file, name, seconds)
+    def passed(self, file, name, seconds, output=""):
+        figures = [line[len("figure: "):] for line in output.splitlines() if line.startswith("figure: ")]
+        self._line("ok", file, name, seconds, "".join("\n     | " + line for line in figures))
 
     def skipped(self, file, name, seconds, reason):
         self._line("skip", file, name, seconds, " (%s)" % reason)
