@@ -171,8 +171,11 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
     mutex_lock(&db->mutex);
     switch (kind) {
     case FILE_WAL:
+        /* Beside a raw change a connection may commit. */
         if (!db->raw)
             err = capture_wal_written(db, off, n);
+        else if (db->handles[FILE_MAIN] > 0 && !db->journal_hot)
+            err = capture_pages(db, CAPTURE_QUIET);
         poke = db->raw || db->wal.broken > 0;
         break;
     case FILE_JOURNAL:
@@ -217,8 +220,10 @@ static int before_main_truncate(struct database *db, int64_t size)
 {
     mutex_lock(&db->mutex);
     bool follows = follows_commit(db, size);
+    /* No checkpoint does that: somebody writes the file anew, whoever has it open. */
+    int err = !follows && size == 0 && db->wal.valid ? raw_begin(db) : 0;
     mutex_unlock(&db->mutex);
-    return follows ? 0 : before_main_write(db, 0);
+    return follows || err ? err : before_main_write(db, 0);
 }
 
 static int before_wal_truncate(struct database *db)
