@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -58,9 +58,9 @@ static int remove_own(struct replica *r, const char *suffix)
     if (err)
         return err;
     own_enter();
-    err = unlink(path) == 0 || errno == ENOENT ? 0 : err_from_errno(errno);
+    err = file_unlink(AT_FDCWD, path);
     own_leave();
-    return err;
+    return err == -ERR_NOTFOUND ? 0 : err;
 }
 
 /* The header says WAL from now on: before anybody reads it, there is a -wal to open. */
