@@ -46,13 +46,10 @@ static bool is_informational(struct fs *fs, const char *name, const char *path)
     return info_is_name(name) && info_kind_of(fs, path) != INFO_NONE;
 }
 
-/*
- * The next fsync of the folder matters, unless it was one of SQLite's side files that went: a
- * commit is durable in the log before its journal is removed, and recovery drops -wal and -shm.
- */
+/* The next fsync of the folder matters, unless it was one of SQLite's side files that went. */
 static void removed_from(struct inode *parent, const struct ident *id)
 {
-    if (!id || id->kind == FILE_MAIN)
+    if (!id || database_removal_counts(id->kind))
         atomic_fetch_add(&parent->changes, 1);
 }
 

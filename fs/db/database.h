@@ -91,4 +91,12 @@ int database_before_rename(struct database *from, enum file_kind kind, struct da
 void database_after_rename(struct database *from, enum file_kind kind, struct database *to,
                            enum file_kind to_kind);
 
+/*
+ * A file of that kind was made in a folder, or removed from it: must a client's fsync of the folder reach
+ * the disk? Not for side files that recovery drops, nor for a journal that went: its transaction is
+ * durable in the log before.
+ */
+bool database_making_counts(enum file_kind kind);
+bool database_removal_counts(enum file_kind kind);
+
 #endif

@@ -149,3 +149,13 @@ void database_after_rename(struct database *from, enum file_kind kind, struct da
     renamed_to(to, to_kind);
     catalog_poke(from->catalog);
 }
+
+bool database_making_counts(enum file_kind kind)
+{
+    return kind != FILE_WAL && kind != FILE_SHM;
+}
+
+bool database_removal_counts(enum file_kind kind)
+{
+    return kind == FILE_MAIN;
+}
