@@ -80,6 +80,9 @@ void database_close_files(struct database *db);
 #define DATABASE_PATH_MAX 4200
 void database_file_path(const struct database *db, enum file_kind kind,
                         char out[DATABASE_PATH_MAX]);
+/* Which of its files are there, and which are not, is on disk: each folder on the way to the database is
+ * synced, but for one that has no name any more. */
+int database_sync_names(struct database *db);
 /* One page of the database file; what lies beyond its end reads as zero. */
 int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, void *page);
 /* Page size of the last record, 0 if there is none. */

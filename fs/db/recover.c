@@ -37,14 +37,22 @@
 
 struct playback {
     int fd;
-    bool hot; /* there was a journal to play back */
+    bool hot;              /* there was a journal to play back */
+    struct ledger *ledger; /* knows what the pages were; NULL: nobody does */
     struct dirty touched;
 };
 
+/*
+ * What a transaction that has no record began with is what the last record left. A journal may be of an
+ * earlier one all the same, or of several: that a commit has finished it need not be on disk, and
+ * what the next one has written over it may be there in part. What an earlier one has changed is redone.
+ */
 static int put_back(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
 {
     struct playback *p = ctx;
     dirty_add_page(&p->touched, pgno);
+    if (p->ledger && checksum_page(pgno, page, page_size) != ledger_page_sum(p->ledger, pgno))
+        return 0;
     return file_write(p->fd, page, page_size, (int64_t)(pgno - 1) * page_size);
 }
 
@@ -281,18 +289,25 @@ static int take_in_changes(struct database *db, const struct ledger_info *info, 
     return err;
 }
 
+/* S may not pass a journal that would come back, nor a file whose name would go again. */
+static int move_recovery_position(struct database *db, struct position to)
+{
+    int err = database_sync_names(db);
+    return err ? err : ledger_checkpoint(db->ledger, to);
+}
+
 static int recover_deleted(struct database *db, const struct ledger_info *info)
 {
     if (position_equal(info->recovery, info->last))
         return 0;                      /* a file that is there now is a new one */
     if (ledger_is_unclean(db->ledger)) /* it was being written after the deletion */
-        return ledger_checkpoint(db->ledger, info->last);
+        return move_recovery_position(db, info->last);
     int err = remove_companions(db);
     if (!err)
         err = remove_file(db, FILE_MAIN);
     if (!err)
         err = remove_file(db, FILE_JOURNAL);
-    return err ? err : ledger_checkpoint(db->ledger, info->last);
+    return err ? err : move_recovery_position(db, info->last);
 }
 
 /*
@@ -329,6 +344,8 @@ static int recover_file(struct database *db, const struct ledger_info *info)
                         0644, &p.fd);
     if (err)
         return err;
+    if (!info->damaged && !ledger_is_unclean(db->ledger))
+        p.ledger = db->ledger;
     err = play_journal_back(db, &p);
     bool newer = file_is_newer(db);
     if (!err && !newer)
@@ -363,7 +380,7 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         err = ledger_rebuild_sums(db->ledger, read_whole,
                                   &(struct whole_file){.db = db, .page_size = info->page_size});
     if (!err && !later && !position_equal(info->recovery, info->last))
-        err = ledger_checkpoint(db->ledger, info->last);
+        err = move_recovery_position(db, info->last);
     if (!err && records > 0)
         log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,
                  (unsigned long long)records, (unsigned long long)info->last.txid);

@@ -58,8 +58,8 @@ static void capture_quiet(struct database *db)
 
 /*
  * Recovery plays a hot journal back: one whose transaction lies before S would undo what no record
- * brings again. So S passes a commit only when its journal is finished on disk, too. -ERR_BUSY: it
- * is not.
+ * brings again. So S passes a commit only when its journal is finished on disk, too; and that is
+ * also so if another one has taken its name since. -ERR_BUSY: it is not finished.
  */
 static int sync_journal(struct database *db)
 {
@@ -67,20 +67,11 @@ static int sync_journal(struct database *db)
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
-    while (err == -ERR_NOTFOUND) { /* the folder may be gone as well, and the one above it */
-        char *slash = strrchr(path, '/');
-        if (!slash)
-            return file_sync_dir(database_tree(db), ".");
-        *slash = '\0';
-        err = file_sync_dir(database_tree(db), path);
-        if (err != -ERR_NOTFOUND)
-            return err;
+    if (!err) {
+        err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
+        file_close(fd);
     }
-    if (err)
-        return err;
-    err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
-    file_close(fd);
-    return err;
+    return err && err != -ERR_NOTFOUND ? err : database_sync_names(db);
 }
 
 /* Should S move? Then *backed says how far; *fd is the database file, -1 if there is none. */
