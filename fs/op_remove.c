@@ -66,6 +66,8 @@ static int unlink_file(struct fs *fs, struct inode *parent, const char *name, st
     else
         inode_unnamed(&fs->inodes, parent, name, f->st.st_nlink - 1);
     fs_names_release(fs);
+    if (err && f->id && !own)
+        database_unlink_failed(f->id->db, f->id->kind);
     if (err)
         return err;
     removed_from(parent, f->id);
@@ -161,12 +163,13 @@ static int rename_folder(struct fs *fs, struct inode *parent, const char *name, 
 {
     char to[PATH_MAX];
     int err = ops_child_path(fs, to_parent, to_name, to);
+    int rc = err ? 0 : catalog_folder_will_move(fs->catalog, f->path);
     if (!err)
-        err = rename_names(fs, parent, name, to_parent, to_name, flags, true);
+        err = rc ? err_errno(rc) : rename_names(fs, parent, name, to_parent, to_name, flags, true);
     if (err)
         return err;
     /* It is done; what could not be captured is named by fs/db and captured again later. */
-    int rc = catalog_folder_renamed(fs->catalog, f->path, to);
+    rc = catalog_folder_renamed(fs->catalog, f->path, to);
     if (rc)
         log_error("fs", "databases below %s (now %s) could not all be recorded: %s", f->path, to,
                   err_text(rc));

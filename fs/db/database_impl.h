@@ -110,6 +110,9 @@ int database_may_change_plain(struct database *db);
 bool database_is_checkpoint(const struct database *db);
 /* What was committed is on disk. Without the mutex: it takes a while. */
 int database_sync_log(struct database *db);
+/* Before and after its file gets another name or, the first, is replaced. Both block. */
+int database_will_move(struct database *db);
+void database_has_moved_away(struct database *db);
 /* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback.
  * Without the mutex. */
 int database_finish_journal(struct database *db);
