@@ -312,8 +312,9 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name)
 
 /* With the environment variable TANDEMFS_TRACE set, each event is a line on stderr. */
 static const char *const op_name[] = {
-    "may open", "opened",      "before write", "after write", "before truncate", "after truncate",
-    "sync",     "sync folder", "flushed",      "released",    "before unlink",   "after unlink"};
+    "may open",       "opened",       "before write", "after write", "before truncate",
+    "after truncate", "sync",         "sync folder",  "flushed",     "released",
+    "before unlink",  "after unlink", "unlink failed"};
 
 struct told {
     struct database *db;
@@ -384,8 +385,10 @@ static int unlinked(struct fsnode *n, const struct tap_event *e)
         return err;
     if (e->op == TAP_BEFORE_UNLINK)
         err = database_before_unlink(t.db, t.kind, e->path + strlen(n->tree) + 1, false);
-    else
+    else if (e->op == TAP_AFTER_UNLINK)
         database_after_unlink(t.db, t.kind, false);
+    else
+        database_unlink_failed(t.db, t.kind);
     if (e->op == TAP_AFTER_UNLINK && database_removal_counts(t.kind))
         folder_with(e->path)->changes++;
     catalog_put(t.db);
@@ -426,10 +429,13 @@ int fsnode_unlink(struct fsnode *n, const char *path)
 {
     struct tap_event e = {.op = TAP_BEFORE_UNLINK, .path = fsnode_path(n, path)};
     int err = fsnode_listen(n, &e);
-    if (!err && file_ops->unlinkat(n->tree_dirfd, path, 0) != 0)
+    if (err)
+        return err;
+    if (file_ops->unlinkat(n->tree_dirfd, path, 0) != 0)
         err = errno;
-    e.op = TAP_AFTER_UNLINK;
-    return err ? err : fsnode_listen(n, &e);
+    e.op = err ? TAP_UNLINK_FAILED : TAP_AFTER_UNLINK;
+    (void)fsnode_listen(n, &e);
+    return err;
 }
 
 int fsnode_sync_dir(struct fsnode *n, const char *path_in_it)
@@ -450,7 +456,8 @@ int fsnode_listen(void *ctx, const struct tap_event *e)
     case TAP_FLUSHED:
     case TAP_RELEASED: err = open_or_close(n, e); break;
     case TAP_BEFORE_UNLINK:
-    case TAP_AFTER_UNLINK: err = unlinked(n, e); break;
+    case TAP_AFTER_UNLINK:
+    case TAP_UNLINK_FAILED: err = unlinked(n, e); break;
     case TAP_BEFORE_WRITE: err = database_before_write(t->db, t->kind, false, e->off, e->n); break;
     case TAP_AFTER_WRITE: err = database_after_write(t->db, t->kind, false, e->off, e->n); break;
     case TAP_BEFORE_TRUNCATE: err = database_before_truncate(t->db, t->kind, false, e->off); break;

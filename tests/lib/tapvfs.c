@@ -272,9 +272,8 @@ static int tap_delete(sqlite3_vfs *vfs, const char *name, int sync_dir)
     if (listener(listener_ctx, &e))
         return SQLITE_IOERR_DELETE;
     int rc = real_vfs->xDelete(real_vfs, name, 0);
-    e.op = TAP_AFTER_UNLINK;
-    if (rc == SQLITE_OK)
-        (void)listener(listener_ctx, &e);
+    e.op = rc == SQLITE_OK ? TAP_AFTER_UNLINK : TAP_UNLINK_FAILED;
+    (void)listener(listener_ctx, &e);
     e.op = TAP_SYNC_DIR;
     if (rc == SQLITE_OK && sync_dir && listener(listener_ctx, &e))
         rc = SQLITE_IOERR_DIR_FSYNC;

@@ -24,7 +24,8 @@ enum tap_op {
     TAP_FLUSHED,
     TAP_RELEASED,
     TAP_BEFORE_UNLINK,
-    TAP_AFTER_UNLINK
+    TAP_AFTER_UNLINK,
+    TAP_UNLINK_FAILED /* instead */
 };
 
 struct tap_event {
