@@ -112,7 +112,9 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
                    struct position *at)
 {
     bool had_wal = r->state == REPLICA_WAL || r->state == REPLICA_LEAVING;
-    int err = give_up_wal(r);
+    int err = replica_sync(r);
+    if (!err)
+        err = give_up_wal(r);
     if (!err)
         err = replica_open_main(r, true);
     if (!err)
@@ -159,7 +161,9 @@ int apply_deletion(struct replica *r)
 {
     replica_close_wal(r, false);
     r->state = REPLICA_CLOSED;
-    int err = remove_own(r, "");
+    int err = replica_sync(r); /* a start that found no file would take it for lost */
+    if (!err)
+        err = remove_own(r, "");
     if (!err)
         err = remove_own(r, "-wal");
     if (!err)
