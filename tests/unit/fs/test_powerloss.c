@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -9,6 +10,9 @@
 
 #include <cmocka.h>
 
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
+#include "fs/db/replica.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 #include "tests/lib/powertrial.h"
@@ -231,6 +235,89 @@ static void a_loss_of_power_while_databases_come_and_go_loses_none(void **state)
     }
 }
 
+/* ---- a replica ---- */
+
+static struct fsnode primary;
+static struct replica applier;
+
+/* What the applier's thread does, and the settler's. */
+static void apply(unsigned how)
+{
+    static const atomic_bool quit;
+    struct fsnode *node = powertrial_node();
+    struct ledger *l = fsnode_ledger(node, "app.db");
+    struct ledger_info info;
+    bool whole = false;
+    if (!applier.db)
+        assert_int_equal(
+            replica_init(&applier, catalog_get(node->catalog, "app.db"), l, &quit, false), 0);
+    assert_int_equal(replica_apply(&applier), 0);
+    ledger_info(l, &info);
+    assert_false(info.damaged);
+    if (how == 0 && applier.state == REPLICA_WAL)
+        assert_int_equal(apply_checkpoint(&applier, 1, &whole), 0);
+    if (whole) {
+        mutex_lock(&applier.db->mutex);
+        applier.db->backed = info.last;
+        mutex_unlock(&applier.db->mutex);
+    }
+    if (how <= 1)
+        fsnode_settle(node);
+}
+
+static void follow(struct sqlwork w)
+{
+    char where[SCRATCH_PATH_MAX];
+    struct fsnode *node = powertrial_node();
+    scratch_make(where);
+    fsnode_open(&primary, where, false);
+    fsnode_lead(&primary);
+    tapvfs_register(fsnode_listen, &primary);
+    role_set(&node->role, ROLE_REPLICA, 1, "");
+    w.db = sql_open(fsnode_path(&primary, "app.db"), "tap");
+    sql_do(w.db, "PRAGMA temp_store=MEMORY");
+    sqlwork_begin(&w);
+    for (unsigned i = 0; i < 40; i++) {
+        assert_int_equal(sqlwork_step(&w), SQLITE_OK);
+        fsnode_ship_some(&primary, node, "app.db", 1 + powertrial_below(3));
+        if (powertrial_below(4) == 0)
+            assert_int_equal(ledger_sync(fsnode_ledger(node, "app.db"), UINT64_MAX), 0);
+        powertrial_note(NULL);
+        if (powertrial_below(3) > 0)
+            apply(powertrial_below(4));
+        powertrial_note(NULL);
+    }
+    sql_close(w.db);
+    struct database *db = applier.db;
+    replica_close(&applier);
+    catalog_put(db);
+    applier = (struct replica){0};
+    fsnode_close(&primary);
+    scratch_remove(where);
+}
+
+static void a_replica_that_loses_power_is_at_a_commits_state(void **state)
+{
+    (void)state;
+    static const struct setup setups[] = {
+        {.name = "replica, WAL", .work = {WORK("WAL", 512)}},
+        {.name = "replica, DELETE", .work = {WORK("DELETE", 512)}},
+        {.name = "replica, changing modes",
+         .work = {WORK("WAL", 1024), .changes_mode = true, .changes_page_size = true}},
+    };
+    for (unsigned i = 0; i < 3; i++) {
+        struct sqlwork w = setups[i].work;
+        if (!powertrial_begin(&(struct powertrial){
+                .name = setups[i].name, .databases = {"app.db"}, .replica = true}))
+            continue;
+        w.dice = powertrial_dice();
+        w.row_bytes = 700;
+        follow(w);
+        powertrial_end();
+        powertrial_sweep();
+    }
+}
+
 #define with_explanation(test) cmocka_unit_test_teardown(test, powertrial_explain)
 
 int main(void)
@@ -247,6 +334,7 @@ int main(void)
         with_explanation(a_loss_of_power_while_the_log_is_compacted_loses_nothing),
         with_explanation(a_loss_of_power_with_synchronous_normal_leaves_a_commits_state),
         with_explanation(a_loss_of_power_while_databases_come_and_go_loses_none),
+        with_explanation(a_replica_that_loses_power_is_at_a_commits_state),
         with_explanation(what_the_log_has_of_commits_without_a_journal_outlasts_a_loss_of_power),
     };
     if (getenv("TEST_FILTER"))
