@@ -142,6 +142,8 @@ static int save_sums(struct ledger *l)
         return -ERR_NOMEM;
     int fd = -1, rc = 0;
     uint32_t block = 0;
+    /* A state with pages is on disk only together with the name of this file. */
+    bool named = l->state.commit > 0 && file_exists(l->dirfd, SUMS_FILE);
     for (;;) {
         take_batch(l, b, &block);
         if (b->count == 0)
@@ -160,6 +162,8 @@ static int save_sums(struct ledger *l)
         return rc;
     int synced = file_sync_data(fd);
     (void)file_close(fd);
+    if (synced == 0 && !named)
+        synced = file_sync_dir(l->dirfd, ".");
     if (synced < 0)
         mark_all(l); /* which of them are on disk is not known */
     return rc < 0 ? rc : synced;
@@ -214,6 +218,9 @@ static int checkpoint(struct ledger *l, struct position p)
         rc = txlog_sync(l->log, p.txid);
     if (rc == 0)
         rc = save_sums(l);
+    /* I6: also what is missing there, because records since have cut it off, is newer than S. */
+    if (rc == 0)
+        rc = txlog_sync(l->log, txlog_last(l->log).txid);
     if (rc < 0)
         return rc;
     mutex_lock(&l->mutex);

@@ -147,6 +147,20 @@ static bool next_to_compact(struct txlog *t, uint64_t recovery_txid, uint32_t *i
     return !txlog_superseded(t) && t->parts[i]->last.txid <= limit_locked(t, recovery_txid);
 }
 
+/* The last segment is on disk, header and name: it says where the log ends when nothing else does. */
+static int sync_tail(struct txlog *t)
+{
+    struct txlog_file *file = NULL;
+    mutex_lock(&t->mutex);
+    int rc = t->tail == NULL ? 0 : part_open_file(t, t->tail, &file);
+    mutex_unlock(&t->mutex);
+    if (rc < 0 || file == NULL)
+        return rc;
+    rc = file_sync_data(file->fd);
+    txlog_file_unref(file);
+    return rc < 0 ? rc : file_sync_dir(t->dirfd, "log");
+}
+
 /*
  * Replaces part i by `made`, or only removes it if that is NULL, and then its file. The removals before
  * this one are on disk first: a loss of power must not bring back a file from before one that is gone. On
@@ -158,7 +172,9 @@ static int replace_part(struct txlog *t, uint32_t i, struct txlog_part *made)
     mutex_lock(&t->mutex);
     bool compacted = t->parts[i]->compacted;
     mutex_unlock(&t->mutex);
-    int rc = file_sync_dir(t->dirfd, compacted ? "ltx" : "log");
+    int rc = made == NULL ? sync_tail(t) : 0;
+    if (rc == 0)
+        rc = file_sync_dir(t->dirfd, compacted ? "ltx" : "log");
     if (rc < 0)
         return rc;
     mutex_lock(&t->mutex);
