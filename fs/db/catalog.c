@@ -9,6 +9,7 @@
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/demote.h"
+#include "fs/db/dying.h"
 #include "fs/db/header.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -30,6 +31,7 @@ int catalog_open(struct catalog **out, const struct catalog_options *options)
     c->replica_writes = options->replica_writes;
     mutex_init(&c->mutex, RANK_FS_CONTROL);
     cond_init(&c->poked);
+    cond_init(&c->death);
     *out = c;
     return 0;
 }
@@ -55,6 +57,7 @@ void catalog_close(struct catalog *c)
             next = db->next;
             database_free(db);
         }
+    cond_fini(&c->death);
     cond_fini(&c->poked);
     mutex_fini(&c->mutex);
     free(c->mountpoint);
@@ -285,11 +288,13 @@ int catalog_recover(struct catalog *c)
 
 int catalog_start(struct catalog *c)
 {
-    return settler_start(c);
+    int err = settler_start(c);
+    return err ? err : dying_start(c);
 }
 
 void catalog_quit(struct catalog *c)
 {
+    dying_quit(c);
     mutex_lock(&c->mutex);
     c->quit = true;
     cond_broadcast(&c->poked);
@@ -299,6 +304,7 @@ void catalog_quit(struct catalog *c)
 void catalog_join(struct catalog *c)
 {
     thread_join(&c->settler);
+    dying_join(c);
     catalog_release_held(c);
     follow_stop(c->follow);
     c->follow = NULL;

@@ -13,6 +13,7 @@
 #define CATALOG_BUCKETS 1024
 
 struct follow;
+struct dying;
 
 struct catalog {
     struct store *store;
@@ -29,6 +30,10 @@ struct catalog {
     bool poke;
     bool quit;
     struct thread settler;
+    struct cond death;
+    struct dying *dying; /* closings of dying processes that wait for an answer; see dying.h */
+    bool dying_runs;
+    struct thread dying_thread;
     struct follow *follow; /* while this node is a replica; the node's thread's */
     struct follow *held;   /* its write locks wait for the gate of the new primary to open */
 };
