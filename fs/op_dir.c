@@ -59,7 +59,7 @@ static ssize_t fill(fuse_req_t req, struct folder *f, char *buf, size_t size)
     for (;;) {
         if (!f->next) {
             errno = 0;
-            f->next = readdir(f->stream);
+            f->next = file_ops->readdir(f->stream);
             if (!f->next)
                 return errno && !used ? -1 : (ssize_t)used;
         }

@@ -103,7 +103,7 @@ struct making {
 
 static int make_node(struct fs *fs, const char *path, const struct making *what)
 {
-    return mknodat(fs->tree_dirfd, path, what->mode, what->rdev);
+    return file_ops->mknodat(fs->tree_dirfd, path, what->mode, what->rdev);
 }
 
 static int make_folder(struct fs *fs, const char *path, const struct making *what)
@@ -113,12 +113,12 @@ static int make_folder(struct fs *fs, const char *path, const struct making *wha
 
 static int make_symlink(struct fs *fs, const char *path, const struct making *what)
 {
-    return symlinkat(what->target, fs->tree_dirfd, path);
+    return file_ops->symlinkat(what->target, fs->tree_dirfd, path);
 }
 
 static int make_link(struct fs *fs, const char *path, const struct making *what)
 {
-    return linkat(fs->tree_dirfd, what->from, fs->tree_dirfd, path, 0);
+    return file_ops->linkat(fs->tree_dirfd, what->from, fs->tree_dirfd, path, 0);
 }
 
 static void make(fuse_req_t req, fuse_ino_t parent_ino, const char *name,

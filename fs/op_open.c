@@ -204,8 +204,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent_ino, const char *name, mode_t m
         fuse_reply_err(req, err);
         return;
     }
-    /* Recovery drops -wal and -shm: whether their names reach the disk does not matter. */
-    bool matters = id->kind != FILE_WAL && id->kind != FILE_SHM;
+    bool matters = database_making_counts(id->kind);
     err = create_handle(req, parent, name, mode, fi->flags, id, &st, &h);
     if (matters)
         atomic_fetch_add(&parent->changes, 1);

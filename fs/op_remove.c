@@ -46,13 +46,10 @@ static bool is_informational(struct fs *fs, const char *name, const char *path)
     return info_is_name(name) && info_kind_of(fs, path) != INFO_NONE;
 }
 
-/*
- * The next fsync of the folder matters, unless it was one of SQLite's side files that went: a
- * commit is durable in the log before its journal is removed, and recovery drops -wal and -shm.
- */
+/* The next fsync of the folder matters, unless it was one of SQLite's side files that went. */
 static void removed_from(struct inode *parent, const struct ident *id)
 {
-    if (!id || id->kind == FILE_MAIN)
+    if (!id || database_removal_counts(id->kind))
         atomic_fetch_add(&parent->changes, 1);
 }
 
@@ -69,6 +66,8 @@ static int unlink_file(struct fs *fs, struct inode *parent, const char *name, st
     else
         inode_unnamed(&fs->inodes, parent, name, f->st.st_nlink - 1);
     fs_names_release(fs);
+    if (err && f->id && !own)
+        database_unlink_failed(f->id->db, f->id->kind);
     if (err)
         return err;
     removed_from(parent, f->id);
@@ -164,12 +163,13 @@ static int rename_folder(struct fs *fs, struct inode *parent, const char *name, 
 {
     char to[PATH_MAX];
     int err = ops_child_path(fs, to_parent, to_name, to);
+    int rc = err ? 0 : catalog_folder_will_move(fs->catalog, f->path);
     if (!err)
-        err = rename_names(fs, parent, name, to_parent, to_name, flags, true);
+        err = rc ? err_errno(rc) : rename_names(fs, parent, name, to_parent, to_name, flags, true);
     if (err)
         return err;
     /* It is done; what could not be captured is named by fs/db and captured again later. */
-    int rc = catalog_folder_renamed(fs->catalog, f->path, to);
+    rc = catalog_folder_renamed(fs->catalog, f->path, to);
     if (rc)
         log_error("fs", "databases below %s (now %s) could not all be recorded: %s", f->path, to,
                   err_text(rc));

@@ -268,6 +268,7 @@ void ledger_info(struct ledger *l, struct ledger_info *out)
     out->first = txlog_first(l->log);
     out->applied = l->applied;
     out->recovery = l->state.recovery;
+    out->recovery_commit = l->state.commit;
     out->page_size = l->page_size;
     out->commit = l->commit;
     out->timestamp_ms = l->timestamp_ms;

@@ -86,6 +86,7 @@ struct ledger_info {
     struct position durable;  /* in the log and on disk */
     struct position applied;  /* in the database, as clients see it; see ledger_set_applied */
     struct position recovery; /* S */
+    uint32_t recovery_commit; /* pages at S; 0: the log has all that came since */
     struct position first;    /* before the first record kept */
     uint32_t page_size;       /* bytes; 0 = never seen */
     uint32_t commit;          /* pages; 0 = deleted or never seen */

@@ -128,7 +128,7 @@ uint32_t ledger_count_diverged(int data_dirfd, const char *folder)
     }
     uint32_t count = 0;
     const struct dirent *e;
-    while ((e = readdir(dir)) != NULL) {
+    while (file_next_entry(dir, &e) == 0 && e != NULL) {
         size_t n = strlen(e->d_name);
         if (n > 4 && strcmp(e->d_name + n - 4, ".ltx") == 0)
             count++;

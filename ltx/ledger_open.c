@@ -47,9 +47,25 @@ static int open_log(struct ledger *l, const struct ledger_options *o)
     return txlog_open(&l->log, l->dirfd, l->name, &options);
 }
 
-/* A folder without a state is one that a crash kept from being finished, if nothing else is in it.
- */
-static bool folder_is_empty(int dirfd)
+static bool folder_is_empty(int dirfd, const char *path)
+{
+    int fd;
+    if (file_open(dirfd, path, O_RDONLY | O_DIRECTORY, 0, &fd) < 0)
+        return false;
+    DIR *dir = fdopendir(fd);
+    if (dir == NULL) {
+        (void)file_close(fd);
+        return false;
+    }
+    const struct dirent *e;
+    int rc = file_next_entry(dir, &e);
+    closedir(dir);
+    return rc == 0 && e == NULL;
+}
+
+/* A folder without a state is one that a crash kept from being finished, if it holds nothing but what is
+ * made before that. */
+static bool folder_is_unfinished(int dirfd)
 {
     int fd;
     if (file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, &fd) < 0)
@@ -59,13 +75,15 @@ static bool folder_is_empty(int dirfd)
         (void)file_close(fd);
         return false;
     }
-    bool empty = true;
     const struct dirent *e;
-    while (empty && (e = readdir(dir)) != NULL)
-        empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-                strcmp(e->d_name, "state.tmp") == 0;
+    int rc;
+    while ((rc = file_next_entry(dir, &e)) == 0 && e != NULL)
+        if (strcmp(e->d_name, "state.tmp") != 0 &&
+            ((strcmp(e->d_name, "log") != 0 && strcmp(e->d_name, "ltx") != 0) ||
+             !folder_is_empty(dirfd, e->d_name)))
+            break;
     closedir(dir);
-    return empty;
+    return rc == 0 && e == NULL;
 }
 
 static int load_sums(struct ledger *l)
@@ -211,11 +229,12 @@ int ledger_create(struct ledger **out, const char *name, const struct ledger_opt
     if (rc == 0)
         rc = open_folder(l);
     if (rc == 0)
+        rc = open_log(l, o);
+    /* With the state the names of the log's folders come to disk. */
+    if (rc == 0)
         rc = ledger_state_write(l->dirfd, &l->state, l->name);
     if (rc == 0)
         rc = file_sync_dir(o->data_dirfd, "db");
-    if (rc == 0)
-        rc = open_log(l, o);
     if (rc < 0) {
         ledger_close(l);
         return rc;
@@ -233,10 +252,15 @@ int ledger_open(struct ledger **out, const struct ledger_options *o)
     int rc = open_folder(l);
     if (rc == 0)
         rc = ledger_state_read(l->dirfd, &l->state, &l->name);
-    if (rc == -ERR_NOTFOUND && l->dirfd >= 0 && !folder_is_empty(l->dirfd))
+    if (rc == -ERR_NOTFOUND && l->dirfd >= 0 && !folder_is_unfinished(l->dirfd))
         rc = -ERR_CORRUPT;
     if (rc == 0)
         rc = open_log(l, o);
+    /* Nothing has come after ledger_create, which may have been killed before it was at its end. */
+    if (rc == 0 && l->state.recovery.txid == 0)
+        rc = file_sync_dir(l->dirfd, ".");
+    if (rc == 0 && l->state.recovery.txid == 0)
+        rc = file_sync_dir(o->data_dirfd, "db");
     if (rc == 0)
         rc = recover(l);
     if (rc < 0) {

@@ -164,9 +164,7 @@ static int list_entries(int data_dirfd, char ***out, size_t *out_count)
     char **names = NULL;
     size_t n = 0, cap = 0;
     const struct dirent *e;
-    while (rc == 0 && (e = readdir(dir)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
+    while (rc == 0 && (rc = file_next_entry(dir, &e)) == 0 && e != NULL) {
         if (n == cap) {
             cap = cap == 0 ? 32 : cap * 2;
             char **more = realloc(names, cap * sizeof *names);
@@ -201,6 +199,8 @@ static int open_all(struct store *s)
     int rc = file_mkdir(s->data_dirfd, "db", 0700);
     if (rc == 0)
         rc = list_entries(s->data_dirfd, &names, &n);
+    if (rc == 0 && n == 0) /* it may just have been made */
+        rc = file_sync_dir(s->data_dirfd, ".");
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = open_entry(s, names[i]);
     free_names(names, n);

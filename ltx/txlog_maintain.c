@@ -147,10 +147,20 @@ static bool next_to_compact(struct txlog *t, uint64_t recovery_txid, uint32_t *i
     return !txlog_superseded(t) && t->parts[i]->last.txid <= limit_locked(t, recovery_txid);
 }
 
-/* Replaces part i by `made`, or only removes it if that is NULL, and then its file. */
-static void replace_part(struct txlog *t, uint32_t i, struct txlog_part *made)
+/*
+ * Replaces part i by `made`, or only removes it if that is NULL, and then its file. The removals before
+ * this one are on disk first: a loss of power must not bring back a file from before one that is gone. On
+ * failure everything is as before.
+ */
+static int replace_part(struct txlog *t, uint32_t i, struct txlog_part *made)
 {
     char old[TXLOG_PATH_SIZE];
+    mutex_lock(&t->mutex);
+    bool compacted = t->parts[i]->compacted;
+    mutex_unlock(&t->mutex);
+    int rc = file_sync_dir(t->dirfd, compacted ? "ltx" : "log");
+    if (rc < 0)
+        return rc;
     mutex_lock(&t->mutex);
     memcpy(old, t->parts[i]->path, sizeof old);
     if (made != NULL) {
@@ -160,6 +170,7 @@ static void replace_part(struct txlog *t, uint32_t i, struct txlog_part *made)
         txlog_remove_part(t, i);
     mutex_unlock(&t->mutex);
     txlog_unlink(t, old);
+    return 0;
 }
 
 /* 1: one segment is now an LTX file; 0: there is none to compact. */
@@ -186,8 +197,8 @@ static int compact_one(struct txlog *t, uint64_t recovery_txid)
     }
     gathered_fini(&g);
     if (rc == 0)
-        replace_part(t, i, made);
-    else
+        rc = replace_part(t, i, made);
+    if (rc < 0)
         part_free(made);
     txlog_file_unref(file);
     if (rc == 0)
@@ -224,15 +235,15 @@ static bool is_last_part(const struct txlog *t)
     return t->part_count == 1;
 }
 
-static void trim(struct txlog *t, const struct txlog_retention *r, uint64_t recovery_txid)
+static int trim(struct txlog *t, const struct txlog_retention *r, uint64_t recovery_txid)
 {
     for (;;) {
         mutex_lock(&t->mutex);
         bool past = first_is_past(t, r, recovery_txid) && !is_last_part(t);
         mutex_unlock(&t->mutex);
-        if (!past)
-            return;
-        replace_part(t, 0, NULL);
+        int rc = past ? replace_part(t, 0, NULL) : 0;
+        if (rc < 0 || !past)
+            return rc;
     }
 }
 
@@ -353,9 +364,9 @@ int txlog_maintain(struct txlog *t, const struct txlog_retention *r, uint64_t re
         if (step < 0)
             rc = step;
     }
-    trim(t, r, recovery_txid);
+    int trimmed = trim(t, r, recovery_txid);
     maintenance_end(t);
-    return rc;
+    return rc < 0 ? rc : trimmed;
 }
 
 int txlog_drop_superseded(struct txlog *t)

@@ -119,9 +119,7 @@ static int list_folder(struct txlog *t, const char *folder, struct found *f)
         return -ERR_NOMEM;
     }
     const struct dirent *entry;
-    while (rc == 0 && (entry = readdir(dir)) != NULL) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
+    while (rc == 0 && (rc = file_next_entry(dir, &entry)) == 0 && entry != NULL) {
         struct txlog_part *p;
         rc = part_for_name(t, folder, entry->d_name, &p);
         if (rc == 0 && p != NULL) {

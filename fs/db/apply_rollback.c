@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -58,9 +58,9 @@ static int remove_own(struct replica *r, const char *suffix)
     if (err)
         return err;
     own_enter();
-    err = unlink(path) == 0 || errno == ENOENT ? 0 : err_from_errno(errno);
+    err = file_unlink(AT_FDCWD, path);
     own_leave();
-    return err;
+    return err == -ERR_NOTFOUND ? 0 : err;
 }
 
 /* The header says WAL from now on: before anybody reads it, there is a -wal to open. */
@@ -112,7 +112,9 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
                    struct position *at)
 {
     bool had_wal = r->state == REPLICA_WAL || r->state == REPLICA_LEAVING;
-    int err = give_up_wal(r);
+    int err = replica_sync(r);
+    if (!err)
+        err = give_up_wal(r);
     if (!err)
         err = replica_open_main(r, true);
     if (!err)
@@ -159,7 +161,9 @@ int apply_deletion(struct replica *r)
 {
     replica_close_wal(r, false);
     r->state = REPLICA_CLOSED;
-    int err = remove_own(r, "");
+    int err = replica_sync(r); /* a start that found no file would take it for lost */
+    if (!err)
+        err = remove_own(r, "");
     if (!err)
         err = remove_own(r, "-wal");
     if (!err)

@@ -308,6 +308,9 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
         return 0;
     r->checkpoint_tried = mono_now();
     r->checkpoint_blocked = true;
+    err = replica_sync(r);
+    if (err)
+        return err;
     int frames, done;
     own_enter();
     int rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);

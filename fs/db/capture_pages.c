@@ -19,6 +19,7 @@ struct shape {
     uint32_t page_size;
     uint32_t page_count;
     bool whole;
+    bool journal; /* a journal guards the pages until their record is made */
 };
 
 /*
@@ -72,6 +73,11 @@ static int put_page(struct database *db, const struct shape *s, uint32_t pgno, b
     return ledger_put_page(&db->tx, pgno, page);
 }
 
+/*
+ * Of a transaction with a journal all pages are put that were written, also those that are as they were:
+ * the file may have held something else in between (a savepoint that was rolled back after the cache
+ * had spilled), that may be what is on disk, and the journal that could undo it goes.
+ */
 static int put_pages(struct database *db, const struct shape *s, uint32_t known)
 {
     uint32_t lock_pgno = ltx_lock_pgno(s->page_size), next = known + 1;
@@ -89,7 +95,7 @@ static int put_pages(struct database *db, const struct shape *s, uint32_t known)
             if (pgno > s->page_count || pgno > known)
                 break;
             if (pgno != lock_pgno)
-                err = put_page(db, s, pgno, false, page);
+                err = put_page(db, s, pgno, s->journal, page);
         }
         for (; !err && next <= s->page_count; next++)
             if (next != lock_pgno)
@@ -223,6 +229,9 @@ static int make_record(struct database *db, struct shape *s)
         err = put_pages(db, s, fresh ? 0 : info.commit);
     if (!err)
         err = ledger_seal(&db->tx);
+    /* Which of the others were written is not known. */
+    if (!err && s->whole && !fresh && s->journal && db->sync_wanted)
+        err = file_sync_data(db->main_fd);
     if (err)
         ledger_abort(&db->tx);
     return err;
@@ -230,7 +239,7 @@ static int make_record(struct database *db, struct shape *s)
 
 int capture_pages_prepare(struct database *db, enum capture_when when)
 {
-    struct shape s = {0};
+    struct shape s = {.journal = when == CAPTURE_COMMIT};
 
     if (!dirty_any(&db->dirty) || db->committing)
         return 0;

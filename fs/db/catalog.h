@@ -58,6 +58,8 @@ struct ledger *catalog_ledger(struct catalog *c, const char *path);
 const char *database_path(const struct database *db);
 struct catalog *database_catalog(const struct database *db);
 
+/* A folder is about to be renamed; an error forbids it. Blocks. */
+int catalog_folder_will_move(struct catalog *c, const char *from);
 /* A folder was renamed: databases below it are captured under their new names, the old ones
  * recorded as deleted. */
 int catalog_folder_renamed(struct catalog *c, const char *from, const char *to);

@@ -50,6 +50,8 @@ void catalog_release_held(struct catalog *c);
 int settler_start(struct catalog *c);
 /* One look at one database; from the settler, and when this node becomes the primary. */
 void settle(struct database *db);
+/* Brings the recovery position as far as the file is. Blocks. */
+void settle_position(struct database *db);
 /* The last look, before the unmount: captures what is whole and moves the recovery position. */
 void settle_at_end(struct database *db);
 

@@ -91,11 +91,21 @@ struct ledger *database_sync_follows(struct database *db, enum file_kind kind);
  * super-journal, where all of its databases do. `path` is the file's path below the mount. */
 int database_before_unlink(struct database *db, enum file_kind kind, const char *path, bool own);
 void database_after_unlink(struct database *db, enum file_kind kind, bool own);
+/* Instead of _after: the file is still there. */
+void database_unlink_failed(struct database *db, enum file_kind kind);
 
 /* Around rename of a file (not a folder) of kind `kind` to `to` (with its kind). */
 int database_before_rename(struct database *from, enum file_kind kind, struct database *to,
                            enum file_kind to_kind);
 void database_after_rename(struct database *from, enum file_kind kind, struct database *to,
                            enum file_kind to_kind);
+
+/*
+ * A file of that kind was made in a folder, or removed from it: must a client's fsync of the folder reach
+ * the disk? Not for side files that recovery drops, nor for a journal that went: its transaction is
+ * durable in the log before.
+ */
+bool database_making_counts(enum file_kind kind);
+bool database_removal_counts(enum file_kind kind);
 
 #endif

@@ -79,6 +79,19 @@ int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, v
     return err;
 }
 
+int database_sync_names(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, FILE_MAIN, path);
+    for (char *slash; (slash = strrchr(path, '/'));) {
+        *slash = '\0';
+        int err = file_sync_dir(database_tree(db), path);
+        if (err && err != -ERR_NOTFOUND)
+            return err;
+    }
+    return file_sync_dir(database_tree(db), ".");
+}
+
 uint32_t database_page_size(struct database *db)
 {
     struct ledger_info info;

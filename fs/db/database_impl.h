@@ -80,6 +80,9 @@ void database_close_files(struct database *db);
 #define DATABASE_PATH_MAX 4200
 void database_file_path(const struct database *db, enum file_kind kind,
                         char out[DATABASE_PATH_MAX]);
+/* Which of its files are there, and which are not, is on disk: each folder on the way to the database is
+ * synced, but for one that has no name any more. */
+int database_sync_names(struct database *db);
 /* One page of the database file; what lies beyond its end reads as zero. */
 int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, void *page);
 /* Page size of the last record, 0 if there is none. */
@@ -107,6 +110,9 @@ int database_may_change_plain(struct database *db);
 bool database_is_checkpoint(const struct database *db);
 /* What was committed is on disk. Without the mutex: it takes a while. */
 int database_sync_log(struct database *db);
+/* Before and after its file gets another name or, the first, is replaced. Both block. */
+int database_will_move(struct database *db);
+void database_has_moved_away(struct database *db);
 /* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback.
  * Without the mutex. */
 int database_finish_journal(struct database *db);

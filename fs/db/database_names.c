@@ -2,13 +2,62 @@
 #include <fcntl.h>
 
 #include "fs/db/capture_pages.h"
+#include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/raw.h"
 #include "fs/db/super.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/base/logger.h"
 
 /* Files of a database that are removed or get another name. */
+
+static bool has_hot_journal(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int fd;
+    database_file_path(db, FILE_JOURNAL, path);
+    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
+        return false;
+    bool hot = journal_is_hot(fd);
+    file_close(fd);
+    return hot;
+}
+
+/* The deletion is recorded: it is on disk now, and from here on a file of that name is another one. The
+ * mutex is not held. */
+static int seal_deletion(struct database *db)
+{
+    int err = database_sync_log(db);
+    mutex_lock(&db->mutex);
+    if (!err && db->ledger)
+        err = ledger_set_unclean(db->ledger, false);
+    mutex_unlock(&db->mutex);
+    return err;
+}
+
+/*
+ * The record is on disk before the file goes: a start that found no file would take it for lost. If the
+ * file holds changes that have no record, it is on disk too: a start that finds it takes it in.
+ */
+static int delete_database(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool unclean = db->ledger && ledger_is_unclean(db->ledger);
+    mutex_unlock(&db->mutex);
+    int err = unclean ? database_will_move(db) : 0;
+    if (err)
+        return err;
+    mutex_lock(&db->mutex);
+    err = capture_deletion(db);
+    mutex_unlock(&db->mutex);
+    if (err)
+        return err;
+    err = seal_deletion(db);
+    if (err)
+        database_unlink_failed(db, FILE_MAIN);
+    return err;
+}
 
 /* A database file that goes is a deletion; its journal that goes is a commit. */
 int database_before_unlink(struct database *db, enum file_kind kind, const char *path, bool own)
@@ -19,13 +68,20 @@ int database_before_unlink(struct database *db, enum file_kind kind, const char 
     switch (kind) {
     case FILE_JOURNAL: return database_finish_journal(db);
     case FILE_SUPER: return super_commit(db->catalog, path);
-    case FILE_MAIN:
-        mutex_lock(&db->mutex);
-        err = capture_deletion(db);
-        mutex_unlock(&db->mutex);
-        return err;
+    case FILE_MAIN: return delete_database(db);
     default: return 0;
     }
+}
+
+void database_unlink_failed(struct database *db, enum file_kind kind)
+{
+    mutex_lock(&db->mutex);
+    if (kind == FILE_MAIN)
+        raw_note(db); /* it is there all the same: recorded anew */
+    else if (kind == FILE_JOURNAL)
+        db->journal_hot = has_hot_journal(db); /* SQLite rolls back */
+    mutex_unlock(&db->mutex);
+    catalog_poke(db->catalog);
 }
 
 /* The WAL goes when its last connection closes, after everything in it was copied. If somebody
@@ -85,47 +141,94 @@ void database_after_unlink(struct database *db, enum file_kind kind, bool own)
         catalog_poke(db->catalog);
 }
 
+/*
+ * Until the records that follow from a rename are made, what is under a name is not what its log says. So
+ * that a start in between neither misses a file as lost nor redoes the log over another one: the file
+ * is marked as changed without a record, with all that its log has for it on disk.
+ */
+int database_will_move(struct database *db)
+{
+    struct ledger_info info = {0};
+    int err = 0, fd = -1;
+    mutex_lock(&db->mutex);
+    if (db->ledger)
+        ledger_info(db->ledger, &info);
+    bool recorded = info.commit > 0;
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, FILE_MAIN, path);
+    if (recorded)
+        err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
+    mutex_unlock(&db->mutex);
+    if (!recorded || err == -ERR_NOTFOUND)
+        return 0;
+    if (!err)
+        err = file_sync_data(fd);
+    file_close(fd);
+    if (err)
+        return err;
+    settle_position(db);
+    mutex_lock(&db->mutex);
+    err = ledger_set_unclean(db->ledger, true);
+    mutex_unlock(&db->mutex);
+    return err;
+}
+
 int database_before_rename(struct database *from, enum file_kind kind, struct database *to,
                            enum file_kind to_kind)
 {
-    (void)to;
-    (void)to_kind;
     /* Of a journal in use it would be a commit that nobody sees coming. */
     if (kind == FILE_JOURNAL && from->journal_hot && !raw_is(from, FILE_JOURNAL))
         return -ERR_BUSY;
-    return database_is_primary(from) ? 0 : -ERR_READONLY;
+    if (!database_is_primary(from))
+        return -ERR_READONLY;
+    int err = kind == FILE_MAIN ? database_will_move(from) : 0;
+    return err || to_kind != FILE_MAIN ? err : database_will_move(to);
+}
+
+/* With the mutex held. What fails is a database that has lost its file; the settler tries again. */
+static int record_deletion(struct database *db)
+{
+    /* Else the file would be back after a loss of power, and be removed. */
+    int err = database_sync_names(db);
+    if (!err)
+        err = capture_deletion(db);
+    if (err)
+        db->dirty.all = true;
+    else
+        dirty_clear(&db->dirty);
+    return err;
+}
+
+void database_has_moved_away(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    database_file_gone(db, FILE_MAIN);
+    int err = record_deletion(db);
+    capture_wal_reset(db);
+    database_close_files(db);
+    mutex_unlock(&db->mutex);
+    if (!err)
+        err = seal_deletion(db);
+    if (err)
+        log_warn("capture", "%s: that it got another name is not recorded yet: %s", db->path,
+                 err_text(err));
 }
 
 static void renamed_away(struct database *db, enum file_kind kind)
 {
+    if (kind == FILE_MAIN) {
+        database_has_moved_away(db);
+        return;
+    }
     mutex_lock(&db->mutex);
     database_file_gone(db, kind);
-    if (kind == FILE_MAIN) {
-        /* A failure shows as a database that has lost its file; the settler tries again. */
-        if (capture_deletion(db) != 0)
-            db->dirty.all = true;
-        else
-            dirty_clear(&db->dirty);
-        capture_wal_reset(db);
-    } else if (kind != FILE_SHM) {
+    if (kind != FILE_SHM) {
         raw_note(db); /* the file without it may say something else */
         if (kind == FILE_JOURNAL)
             db->journal_hot = false;
     }
     database_close_files(db);
     mutex_unlock(&db->mutex);
-}
-
-static bool has_hot_journal(struct database *db)
-{
-    char path[DATABASE_PATH_MAX];
-    int fd;
-    database_file_path(db, FILE_JOURNAL, path);
-    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
-        return false;
-    bool hot = journal_is_hot(fd);
-    file_close(fd);
-    return hot;
 }
 
 static void renamed_to(struct database *db, enum file_kind kind)
@@ -145,7 +248,21 @@ static void renamed_to(struct database *db, enum file_kind kind)
 void database_after_rename(struct database *from, enum file_kind kind, struct database *to,
                            enum file_kind to_kind)
 {
+    /* The name that is new is on disk before the old one is recorded as deleted. */
+    int err = database_sync_names(to);
+    if (err)
+        log_error("fs", "the folder of %s cannot be synced: %s", to->path, err_text(err));
     renamed_away(from, kind);
     renamed_to(to, to_kind);
     catalog_poke(from->catalog);
+}
+
+bool database_making_counts(enum file_kind kind)
+{
+    return kind != FILE_WAL && kind != FILE_SHM;
+}
+
+bool database_removal_counts(enum file_kind kind)
+{
+    return kind == FILE_MAIN;
 }

@@ -42,8 +42,8 @@ static int roll_back(struct database *db)
         err = journal_play_back(
             fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = &main_fd},
             &pages);
-    if (!err && fsync(main_fd) != 0)
-        err = -ERR_IO;
+    if (!err)
+        err = file_sync(main_fd);
     if (!err) {
         strcat(path, "-journal");
         err = file_unlink(AT_FDCWD, path);

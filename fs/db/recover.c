@@ -27,24 +27,34 @@
  * records after S                       written over the file, in order
  * a deletion after S                    the file is removed, unless it is a new one
  * a file longer or shorter than it is   cut or extended
+ * no file, and the log has all of it    made
  * pages that do not match the ledger    the database is marked damaged, the file left as it is
  * a mark that the file was changed      every page is compared; what differs is taken in when this
  * without a journal                     node is the primary. Nothing is redone over it if the
  *                                       machine has been running since
+ * that mark, and no file                it was renamed: recorded when this node is the primary
  *
  * It may be interrupted at any point and begun again.
  */
 
 struct playback {
     int fd;
-    bool hot; /* there was a journal to play back */
+    bool hot;              /* there was a journal to play back */
+    struct ledger *ledger; /* knows what the pages were; NULL: nobody does */
     struct dirty touched;
 };
 
+/*
+ * What a transaction that has no record began with is what the last record left. A journal may be of an
+ * earlier one all the same, or of several: that a commit has finished it need not be on disk, and
+ * what the next one has written over it may be there in part. What an earlier one has changed is redone.
+ */
 static int put_back(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
 {
     struct playback *p = ctx;
     dirty_add_page(&p->touched, pgno);
+    if (p->ledger && checksum_page(pgno, page, page_size) != ledger_page_sum(p->ledger, pgno))
+        return 0;
     return file_write(p->fd, page, page_size, (int64_t)(pgno - 1) * page_size);
 }
 
@@ -281,18 +291,25 @@ static int take_in_changes(struct database *db, const struct ledger_info *info, 
     return err;
 }
 
+/* S may not pass a journal that would come back, nor a file whose name would go again. */
+static int move_recovery_position(struct database *db, struct position to)
+{
+    int err = database_sync_names(db);
+    return err ? err : ledger_checkpoint(db->ledger, to);
+}
+
 static int recover_deleted(struct database *db, const struct ledger_info *info)
 {
     if (position_equal(info->recovery, info->last))
         return 0;                      /* a file that is there now is a new one */
     if (ledger_is_unclean(db->ledger)) /* it was being written after the deletion */
-        return ledger_checkpoint(db->ledger, info->last);
+        return move_recovery_position(db, info->last);
     int err = remove_companions(db);
     if (!err)
         err = remove_file(db, FILE_MAIN);
     if (!err)
         err = remove_file(db, FILE_JOURNAL);
-    return err ? err : ledger_checkpoint(db->ledger, info->last);
+    return err ? err : move_recovery_position(db, info->last);
 }
 
 /*
@@ -310,6 +327,43 @@ static bool file_is_newer(struct database *db)
     return fstatat(database_tree(db), path, &st, AT_SYMLINK_NOFOLLOW) != 0 || st.st_size == 0;
 }
 
+/* Do the records after S make the whole database, because there was none in between? */
+static bool log_has_all(struct database *db, const struct ledger_info *info)
+{
+    struct txlog_entry e = {0};
+    bool all = info->recovery_commit == 0;
+    int err = all ? -ERR_NOTFOUND : txlog_find_from(ledger_log(db->ledger), info->recovery, &e);
+    while (!err && !all) {
+        all = e.commit == 0;
+        err = txlog_next(ledger_log(db->ledger), &e);
+    }
+    txlog_entry_release(&e);
+    return all;
+}
+
+/* The name of the file never came to disk. */
+static int make_anew(struct database *db, int *fd)
+{
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, FILE_MAIN, path);
+    char *slash = strrchr(path, '/');
+    int err = 0;
+    if (slash) {
+        *slash = '\0';
+        err = file_mkdirs(database_tree(db), path, 0755);
+        *slash = '/';
+    }
+    return err ? err : file_open(database_tree(db), path, O_RDWR | O_CREAT | O_NOFOLLOW, 0644, fd);
+}
+
+/* It was marked before it got another name (database_will_move), and what was to follow did not. */
+static int take_in_absence(struct database *db)
+{
+    db->dirty.all = db->leftover = true;
+    log_warn("recover", "%s: is gone; that is recorded when this node is the primary", db->path);
+    return 0;
+}
+
 static int recover_file(struct database *db, const struct ledger_info *info)
 {
     char path[DATABASE_PATH_MAX];
@@ -318,26 +372,26 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     int64_t size;
 
     database_file_path(db, FILE_MAIN, path);
-    bool rebuilt = info->recovery.txid == 0; /* the log has all of it */
-    const char *slash = strrchr(path, '/');
-    if (rebuilt && slash) {
-        char folder[DATABASE_PATH_MAX];
-        snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
-        file_mkdirs(database_tree(db), folder, 0755);
-    }
-    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW | (rebuilt ? O_CREAT : 0),
-                        0644, &p.fd);
+    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &p.fd);
+    bool lost = err == -ERR_NOTFOUND, unclean = ledger_is_unclean(db->ledger);
+    bool moved = lost && unclean && (db->catalog->same_boot || !log_has_all(db, info));
+    if (moved)
+        return take_in_absence(db);
+    if (lost && log_has_all(db, info))
+        err = make_anew(db, &p.fd);
     if (err)
         return err;
+    if (!info->damaged && !unclean)
+        p.ledger = db->ledger;
     err = play_journal_back(db, &p);
-    bool newer = file_is_newer(db);
+    bool newer = !lost && file_is_newer(db);
     if (!err && !newer)
         err = redo(db, p.fd, info, &records);
     if (!err)
         err = file_size(p.fd, &size);
     if (err)
         goto out;
-    if (newer || (ledger_is_unclean(db->ledger) && records == 0)) {
+    if (newer || unclean) {
         err = take_in_changes(db, info, p.fd, size);
     } else {
         int64_t want = (int64_t)info->commit * info->page_size;
@@ -363,7 +417,7 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         err = ledger_rebuild_sums(db->ledger, read_whole,
                                   &(struct whole_file){.db = db, .page_size = info->page_size});
     if (!err && !later && !position_equal(info->recovery, info->last))
-        err = ledger_checkpoint(db->ledger, info->last);
+        err = move_recovery_position(db, info->last);
     if (!err && records > 0)
         log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,
                  (unsigned long long)records, (unsigned long long)info->last.txid);

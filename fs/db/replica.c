@@ -135,6 +135,11 @@ int replica_open_wal(struct replica *r)
     return err;
 }
 
+int replica_sync(struct replica *r)
+{
+    return ledger_sync(r->ledger, ledger_last(r->ledger).txid);
+}
+
 static void close_fd(int *fd)
 {
     file_close(*fd);
@@ -147,6 +152,8 @@ static void close_fd(int *fd)
  */
 void replica_close_wal(struct replica *r, bool checkpoint)
 {
+    if (checkpoint && r->conn)
+        checkpoint = replica_sync(r) == 0;
     own_enter();
     if (r->conn) {
         if (checkpoint)

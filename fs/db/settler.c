@@ -43,7 +43,9 @@ static void capture_quiet(struct database *db)
         return; /* the next round tries again */
     mutex_lock(&db->mutex);
     if (err) {
-        err = capture_deletion(db);
+        err = database_sync_names(db);
+        if (!err)
+            err = capture_deletion(db);
         if (!err)
             dirty_clear(&db->dirty);
     } else if (!db->journal_hot && !lock_database_is_written(fd)) {
@@ -58,8 +60,8 @@ static void capture_quiet(struct database *db)
 
 /*
  * Recovery plays a hot journal back: one whose transaction lies before S would undo what no record
- * brings again. So S passes a commit only when its journal is finished on disk, too. -ERR_BUSY: it
- * is not.
+ * brings again. So S passes a commit only when its journal is finished on disk, too; and that is
+ * also so if another one has taken its name since. -ERR_BUSY: it is not finished.
  */
 static int sync_journal(struct database *db)
 {
@@ -67,20 +69,11 @@ static int sync_journal(struct database *db)
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
-    while (err == -ERR_NOTFOUND) { /* the folder may be gone as well, and the one above it */
-        char *slash = strrchr(path, '/');
-        if (!slash)
-            return file_sync_dir(database_tree(db), ".");
-        *slash = '\0';
-        err = file_sync_dir(database_tree(db), path);
-        if (err != -ERR_NOTFOUND)
-            return err;
+    if (!err) {
+        err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
+        file_close(fd);
     }
-    if (err)
-        return err;
-    err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
-    file_close(fd);
-    return err;
+    return err && err != -ERR_NOTFOUND ? err : database_sync_names(db);
 }
 
 /* Should S move? Then *backed says how far; *fd is the database file, -1 if there is none. */
@@ -134,12 +127,44 @@ static void move_recovery_position(struct database *db, bool now)
     db->checkpointed_bytes = changed;
 }
 
+void settle_position(struct database *db)
+{
+    move_recovery_position(db, true);
+}
+
+/* Has nobody written without a journal for a while? With the mutex held. */
+static bool is_at_rest(struct database *db)
+{
+    return db->ledger && ledger_is_unclean(db->ledger) && !dirty_any(&db->dirty) &&
+           mono_since_ms(db->dirty.last_write) >= CLEAN_MS;
+}
+
+/*
+ * The file is as its records say, and on disk too: what was written and taken back between two of them is
+ * in none. What fails is tried again in the next round.
+ */
 static void call_clean(struct database *db)
 {
+    int fd = -1;
     mutex_lock(&db->mutex);
-    if (db->ledger && ledger_is_unclean(db->ledger) && !dirty_any(&db->dirty) &&
-        mono_since_ms(db->dirty.last_write) >= CLEAN_MS)
-        (void)ledger_set_unclean(db->ledger, false); /* the next round tries again */
+    bool rests = is_at_rest(db);
+    struct mono written = db->dirty.last_write;
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, FILE_MAIN, path);
+    int err = rests ? file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd) : 0;
+    mutex_unlock(&db->mutex);
+    if (!rests)
+        return;
+    if (err == -ERR_NOTFOUND)
+        err = database_sync_names(db);
+    else if (!err)
+        err = file_sync_data(fd);
+    file_close(fd);
+    if (!err)
+        err = ledger_sync(db->ledger, ledger_last(db->ledger).txid);
+    mutex_lock(&db->mutex);
+    if (!err && is_at_rest(db) && db->dirty.last_write.us == written.us)
+        (void)ledger_set_unclean(db->ledger, false);
     mutex_unlock(&db->mutex);
 }
 

@@ -26,12 +26,11 @@ static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, c
         file_close(fd);
         return err_from_errno(errno);
     }
-    for (struct dirent *e; !err && (e = readdir(dir));) {
+    const struct dirent *e;
+    while (!err && (err = file_next_entry(dir, &e)) == 0 && e) {
         char path[DATABASE_PATH_MAX];
         struct stat st;
         size_t base;
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
         int n = snprintf(path, sizeof path, "%s%s", prefix, e->d_name);
         if (n >= (int)sizeof path || fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
             continue;

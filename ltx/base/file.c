@@ -28,6 +28,10 @@ const struct file_ops file_ops_system = {
     .renameat2 = renameat2,
     .unlinkat = unlinkat,
     .mkdirat = mkdirat,
+    .mknodat = mknodat,
+    .linkat = linkat,
+    .symlinkat = symlinkat,
+    .readdir = readdir,
 };
 
 const struct file_ops *file_ops = &file_ops_system;
@@ -227,6 +231,17 @@ int file_mkdirs(int dirfd, const char *path, mode_t mode)
             return rc;
     }
     return 0;
+}
+
+int file_next_entry(DIR *dir, const struct dirent **entry)
+{
+    do {
+        errno = 0;
+        *entry = file_ops->readdir(dir);
+    } while (*entry != NULL
+                 ? strcmp((*entry)->d_name, ".") == 0 || strcmp((*entry)->d_name, "..") == 0
+                 : errno == EINTR);
+    return *entry == NULL && errno != 0 ? err_from_errno(errno) : 0;
 }
 
 int file_size(int fd, int64_t *size)

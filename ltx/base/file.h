@@ -2,6 +2,7 @@
 #ifndef LTX_BASE_FILE_H
 #define LTX_BASE_FILE_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,6 +13,9 @@
  * Every operation of the daemon on its own data goes through one table, so that a test can record
  * the calls or make the n-th one fail. The functions below retry EINTR, complete short transfers
  * and return codes of ltx/base/err.h. Offsets and sizes are bytes.
+ *
+ * Outside of it are only calls that change no content and no name (stat, and the mode, owner and
+ * times of a file), the lock of the data folder, and the mapping of a -shm, which no start reads.
  */
 struct file_ops {
     int (*openat)(int dirfd, const char *path, int flags, mode_t mode);
@@ -26,6 +30,10 @@ struct file_ops {
                      unsigned flags);
     int (*unlinkat)(int dirfd, const char *path, int flags);
     int (*mkdirat)(int dirfd, const char *path, mode_t mode);
+    int (*mknodat)(int dirfd, const char *path, mode_t mode, dev_t dev);
+    int (*linkat)(int olddir, const char *oldpath, int newdir, const char *newpath, int flags);
+    int (*symlinkat)(const char *target, int dirfd, const char *path);
+    struct dirent *(*readdir)(DIR *dir);
 };
 
 extern const struct file_ops file_ops_system;
@@ -49,6 +57,9 @@ int file_rename(int olddir, const char *oldpath, int newdir, const char *newpath
 int file_unlink(int dirfd, const char *path);              /* -ERR_NOTFOUND if it is not there */
 int file_mkdir(int dirfd, const char *path, mode_t mode);  /* an existing folder is fine */
 int file_mkdirs(int dirfd, const char *path, mode_t mode); /* with its parents */
+/* The next entry but "." and "..", NULL at the end; borrowed as from readdir(3). A folder that cannot be
+ * read to its end must not look like a shorter one. */
+int file_next_entry(DIR *dir, const struct dirent **entry);
 int file_size(int fd, int64_t *size);
 bool file_exists(int dirfd, const char *path);
 /* Replaces `path` atomically: temporary file `path`.tmp, sync, rename, sync of the folder. One

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,39 @@ void fsnode_fail_write(unsigned n, int errnum)
     atomic_store(&writes_until_error, n);
 }
 
+/* ---- folders, as fs/op_dir.c keeps them ---- */
+
+static struct folder_changes {
+    char path[SCRATCH_PATH_MAX + 256];
+    unsigned changes, synced;
+} folders[16];
+static unsigned folder_count;
+
+static struct folder_changes *folder_with(const char *path)
+{
+    size_t n = (size_t)(strrchr(path, '/') - path);
+    struct folder_changes *f = folders;
+    while (f < folders + folder_count && (strlen(f->path) != n || strncmp(f->path, path, n) != 0))
+        f++;
+    if (f == folders + folder_count) {
+        ASSERT(folder_count < sizeof folders / sizeof *folders, "a test uses few folders");
+        folder_count++;
+        *f = (struct folder_changes){0};
+        snprintf(f->path, sizeof f->path, "%.*s", (int)n, path);
+    }
+    return f;
+}
+
+static int sync_folder(const char *path)
+{
+    struct folder_changes *f = folder_with(path);
+    unsigned changes = f->changes;
+    int err = f->synced < changes ? file_sync_dir(AT_FDCWD, f->path) : 0;
+    if (!err)
+        f->synced = changes;
+    return err;
+}
+
 /* ---- the node ---- */
 
 static void must(int err, const char *what)
@@ -153,9 +187,12 @@ static int open_folder(const char *path)
     return fd;
 }
 
-void fsnode_open(struct fsnode *n, const char *root, bool threads)
+static int64_t segment_bytes;
+
+static void use_steps(void)
 {
-    *n = (struct fsnode){.threads = threads};
+    if (file_ops != &file_ops_system)
+        return;
     step_ops = file_ops_system;
     step_ops.pwrite = step_pwrite;
     step_ops.fallocate = step_fallocate;
@@ -166,13 +203,27 @@ void fsnode_open(struct fsnode *n, const char *root, bool threads)
     step_ops.unlinkat = step_unlinkat;
     step_ops.mkdirat = step_mkdirat;
     file_ops = &step_ops;
+}
+
+void fsnode_segment_bytes(int64_t bytes)
+{
+    segment_bytes = bytes;
+}
+
+void fsnode_open(struct fsnode *n, const char *root, bool threads)
+{
+    *n = (struct fsnode){.threads = threads};
+    use_steps();
+    folder_count = 0;
     snprintf(n->root, sizeof n->root, "%s", root);
     snprintf(n->tree, sizeof n->tree, "%s/tree", root);
     snprintf(log_prefix, sizeof log_prefix, "%s/db/", root);
     n->data_dirfd = open_folder(n->root);
     n->tree_dirfd = open_folder(n->tree);
     role_init(&n->role, 7);
-    must(store_open(&n->store, n->data_dirfd, &(struct store_options){.node_id = 7}), "store_open");
+    must(store_open(&n->store, n->data_dirfd,
+                    &(struct store_options){.node_id = 7, .segment_bytes = segment_bytes}),
+         "store_open");
     if (threads)
         must(store_start(n->store), "store_start");
     struct catalog_options options = {
@@ -210,6 +261,16 @@ void fsnode_settle(struct fsnode *n)
     catalog_put_all(all, count);
 }
 
+void fsnode_maintain(struct fsnode *n, const struct txlog_retention *r)
+{
+    for (uint32_t i = 0; i < store_count(n->store); i++) {
+        struct ledger *l = store_at(n->store, i);
+        struct ledger_info info;
+        ledger_info(l, &info);
+        (void)txlog_maintain(ledger_log(l), r, info.recovery.txid);
+    }
+}
+
 void fsnode_close(struct fsnode *n)
 {
     catalog_quit(n->catalog);
@@ -224,6 +285,8 @@ void fsnode_close(struct fsnode *n)
     file_close(n->tree_dirfd);
     file_close(n->data_dirfd);
     *n = (struct fsnode){0};
+    if (file_ops == &step_ops)
+        file_ops = &file_ops_system;
 }
 
 const char *fsnode_path(const struct fsnode *n, const char *name)
@@ -246,12 +309,51 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name)
     return l ? ledger_last(l).txid : 0;
 }
 
+/* ---- between two nodes ---- */
+
+static int hand_over(struct txlog_entry *e, struct ledger *to)
+{
+    static uint8_t bytes[60000];
+    struct ledger_receive r = {0};
+    int err = ledger_receive_begin(to, &r, e->size, 0);
+    for (uint64_t off = 0; !err && off < e->size; off += sizeof bytes) {
+        size_t n = e->size - off < sizeof bytes ? (size_t)(e->size - off) : sizeof bytes;
+        err = txlog_entry_read(e, off, bytes, n);
+        if (!err)
+            err = ledger_receive_write(&r, bytes, n);
+    }
+    return err ? err : ledger_receive_finish(&r, NULL);
+}
+
+void fsnode_ship_some(struct fsnode *from, struct fsnode *to, const char *name, unsigned n)
+{
+    struct txlog_entry e = {0};
+    struct ledger *source = fsnode_ledger(from, name), *l;
+    if (!source)
+        return;
+    must(store_get(to->store, name, &l), "store_get");
+    int err = txlog_find_from(ledger_log(source), ledger_last(l), &e);
+    while (!err && n-- > 0) {
+        must(hand_over(&e, l), "ledger_receive");
+        err = txlog_next(ledger_log(source), &e);
+    }
+    if (err && err != -ERR_NOTFOUND)
+        must(err, "txlog_next");
+    txlog_entry_release(&e);
+}
+
+void fsnode_ship(struct fsnode *from, struct fsnode *to, const char *name)
+{
+    fsnode_ship_some(from, to, name, UINT_MAX);
+}
+
 /* ---- in place of the FUSE adapter ---- */
 
 /* With the environment variable TANDEMFS_TRACE set, each event is a line on stderr. */
 static const char *const op_name[] = {
-    "may open", "opened",  "before write", "after write",   "before truncate", "after truncate",
-    "sync",     "flushed", "released",     "before unlink", "after unlink"};
+    "may open",       "opened",       "before write", "after write", "before truncate",
+    "after truncate", "sync",         "sync folder",  "flushed",     "released",
+    "before unlink",  "after unlink", "unlink failed"};
 
 struct told {
     struct database *db;
@@ -273,13 +375,14 @@ static int lookup(struct fsnode *n, const char *path, struct told *out)
 
 static int sync_file(struct told *t, const char *path)
 {
-    int fd;
-    int err = file_open(AT_FDCWD, path, O_RDWR, 0, &fd);
-    if (err)
-        return err;
+    /* Not a call of the daemon: that has the file open. */
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return err_from_errno(errno);
+    int err = 0;
     if (!database_is_synced(t->db, t->kind))
         err = database_sync(t->db, t->kind, false, fd);
-    file_close(fd);
+    close(fd);
     return err;
 }
 
@@ -300,6 +403,8 @@ static int open_or_close(struct fsnode *n, const struct tap_event *e)
         err = t ? lookup(n, e->path, t) : -ERR_NOMEM;
         if (!err)
             t->file = database_opened(t->db, t->kind, false);
+        if (!err && e->made && database_making_counts(t->kind))
+            folder_with(e->path)->changes++;
         return err;
     case TAP_FLUSHED: return database_flushed(t->db, t->kind, t->file, false);
     default:
@@ -319,10 +424,63 @@ static int unlinked(struct fsnode *n, const struct tap_event *e)
         return err;
     if (e->op == TAP_BEFORE_UNLINK)
         err = database_before_unlink(t.db, t.kind, e->path + strlen(n->tree) + 1, false);
-    else
+    else if (e->op == TAP_AFTER_UNLINK)
         database_after_unlink(t.db, t.kind, false);
+    else
+        database_unlink_failed(t.db, t.kind);
+    if (e->op == TAP_AFTER_UNLINK && database_removal_counts(t.kind))
+        folder_with(e->path)->changes++;
     catalog_put(t.db);
     return err;
+}
+
+int fsnode_mkdir(struct fsnode *n, const char *path)
+{
+    if (file_ops->mkdirat(n->tree_dirfd, path, 0755) != 0)
+        return errno;
+    folder_with(fsnode_path(n, path))->changes++;
+    return 0;
+}
+
+int fsnode_rename(struct fsnode *n, const char *from, const char *to)
+{
+    const char *from_path = fsnode_path(n, from), *to_path = fsnode_path(n, to);
+    struct told a, b;
+    int err = lookup(n, from_path, &a);
+    if (err)
+        return err_errno(err);
+    err = lookup(n, to_path, &b);
+    if (!err)
+        err = database_before_rename(a.db, a.kind, b.db, b.kind);
+    if (!err && file_ops->renameat2(n->tree_dirfd, from, n->tree_dirfd, to, 0) != 0)
+        err = err_from_errno(errno);
+    if (!err) {
+        folder_with(from_path)->changes++;
+        folder_with(to_path)->changes++;
+        database_after_rename(a.db, a.kind, b.db, b.kind);
+    }
+    catalog_put(b.db);
+    catalog_put(a.db);
+    return err ? err_errno(err) : 0;
+}
+
+int fsnode_unlink(struct fsnode *n, const char *path)
+{
+    struct tap_event e = {.op = TAP_BEFORE_UNLINK, .path = fsnode_path(n, path)};
+    int err = fsnode_listen(n, &e);
+    if (err)
+        return err;
+    if (file_ops->unlinkat(n->tree_dirfd, path, 0) != 0)
+        err = errno;
+    e.op = err ? TAP_UNLINK_FAILED : TAP_AFTER_UNLINK;
+    (void)fsnode_listen(n, &e);
+    return err;
+}
+
+int fsnode_sync_dir(struct fsnode *n, const char *path_in_it)
+{
+    int err = sync_folder(fsnode_path(n, path_in_it));
+    return err ? err_errno(err) : 0;
 }
 
 int fsnode_listen(void *ctx, const struct tap_event *e)
@@ -337,12 +495,14 @@ int fsnode_listen(void *ctx, const struct tap_event *e)
     case TAP_FLUSHED:
     case TAP_RELEASED: err = open_or_close(n, e); break;
     case TAP_BEFORE_UNLINK:
-    case TAP_AFTER_UNLINK: err = unlinked(n, e); break;
+    case TAP_AFTER_UNLINK:
+    case TAP_UNLINK_FAILED: err = unlinked(n, e); break;
     case TAP_BEFORE_WRITE: err = database_before_write(t->db, t->kind, false, e->off, e->n); break;
     case TAP_AFTER_WRITE: err = database_after_write(t->db, t->kind, false, e->off, e->n); break;
     case TAP_BEFORE_TRUNCATE: err = database_before_truncate(t->db, t->kind, false, e->off); break;
     case TAP_AFTER_TRUNCATE: err = database_after_truncate(t->db, t->kind, false, e->off); break;
     case TAP_SYNC: err = sync_file(t, e->path); break;
+    case TAP_SYNC_DIR: err = sync_folder(e->path); break;
     }
     if (getenv("TANDEMFS_TRACE"))
         fprintf(stderr, "%s %s off %lld n %zu: %s\n", op_name[e->op], strrchr(e->path, '/') + 1,

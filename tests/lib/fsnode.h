@@ -30,7 +30,8 @@ struct fsnode {
 };
 
 /* Over the folder `root`, which may hold what an earlier one left. With `threads` the store's and
- * the catalog's threads run, else nothing happens but what is called. */
+ * the catalog's threads run, else nothing happens but what is called. File operations go through the
+ * table that a test has set; if it has set none, through the one below that counts and fails. */
 void fsnode_open(struct fsnode *n, const char *root, bool threads);
 void fsnode_lead(struct fsnode *n);   /* becomes the primary, the gate opens */
 void fsnode_follow(struct fsnode *n); /* becomes a replica */
@@ -38,8 +39,23 @@ void fsnode_close(struct fsnode *n);
 /* What the settler does in one round, with all pauses over: for a node without threads. */
 void fsnode_settle(struct fsnode *n);
 
+/* What the maintainer does with all databases, at once. */
+void fsnode_maintain(struct fsnode *n, const struct txlog_retention *r);
+/* Of nodes that are opened from now on; 0: the default. */
+void fsnode_segment_bytes(int64_t bytes);
+
+/* Of a client; errno, 0 if it is done. Paths are below the tree. */
+int fsnode_mkdir(struct fsnode *n, const char *path);
+int fsnode_rename(struct fsnode *n, const char *from, const char *to);
+int fsnode_unlink(struct fsnode *n, const char *path);
+int fsnode_sync_dir(struct fsnode *n, const char *path_in_it);
+
 /* For tapvfs_register; ctx is the node. */
 int fsnode_listen(void *ctx, const struct tap_event *e);
+
+/* Hands one node the records of a database that another one has more, all of them or at most `n`. */
+void fsnode_ship(struct fsnode *from, struct fsnode *to, const char *name);
+void fsnode_ship_some(struct fsnode *from, struct fsnode *to, const char *name, unsigned n);
 
 /* Path of a file in the tree. Static storage, the last four stay. */
 const char *fsnode_path(const struct fsnode *n, const char *name);

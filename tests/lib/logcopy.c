@@ -33,6 +33,12 @@ static void fail(const char *what, int err, const char *why)
 
 unsigned logcopy_advance(struct logcopy *c, struct ledger *l)
 {
+    return logcopy_walk(c, l, NULL, NULL);
+}
+
+unsigned logcopy_walk(struct logcopy *c, struct ledger *l,
+                      void (*each)(void *ctx, const struct logcopy *c), void *ctx)
+{
     struct txlog_entry e = {0};
     unsigned n = 0;
     char why[160] = "";
@@ -47,6 +53,8 @@ unsigned logcopy_advance(struct logcopy *c, struct ledger *l)
         c->page_size = e.page_size;
         c->commit = e.commit;
         n++;
+        if (each)
+            each(ctx, c);
         err = txlog_next(ledger_log(l), &e);
     }
     if (err != -ERR_NOTFOUND)

@@ -19,6 +19,9 @@ void logcopy_open(struct logcopy *c);
 void logcopy_close(struct logcopy *c);
 /* Takes what the log has beyond c->at: how many records. */
 unsigned logcopy_advance(struct logcopy *c, struct ledger *l);
+/* The same, and `each` is called after each record. */
+unsigned logcopy_walk(struct logcopy *c, struct ledger *l,
+                      void (*each)(void *ctx, const struct logcopy *c), void *ctx);
 /* Is it these bytes, the lock page aside? Says on stderr where they differ. */
 bool logcopy_equals(const struct logcopy *c, const uint8_t *bytes, size_t size);
 uint64_t logcopy_digest(const struct logcopy *c);

@@ -10,8 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "ltx/base/assert.h"
+#include "ltx/base/file.h"
 
 struct tap_file {
     sqlite3_file base;
@@ -21,6 +24,7 @@ struct tap_file {
     void *told_shm;
     bool has_shm;
     bool survivor;      /* of a process that is not killed */
+    bool sync_dir;      /* the first sync of it is one of its folder, too */
     sqlite3_file *real; /* follows this struct in memory */
 };
 
@@ -106,7 +110,13 @@ static int tap_sync(sqlite3_file *file, int flags)
 {
     struct tap_file *f = tap_of(file);
     (void)flags;
-    return dies(f->survivor) || tell(f, TAP_SYNC, 0, 0) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
+    if (dies(f->survivor) || tell(f, TAP_SYNC, 0, 0))
+        return SQLITE_IOERR_FSYNC;
+    /* As the system's own VFS does after it has made a journal; it looks at no error of that. */
+    if (f->sync_dir)
+        (void)tell(f, TAP_SYNC_DIR, 0, 0);
+    f->sync_dir = false;
+    return SQLITE_OK;
 }
 
 static int tap_file_size(sqlite3_file *file, sqlite3_int64 *size)
@@ -235,10 +245,16 @@ static int tap_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
         f->flags = O_RDONLY;
         err = tell(f, TAP_MAY_OPEN, 0, 0);
     }
+    struct stat st;
+    bool made = f->path && (f->flags & O_CREAT) && stat(f->path, &st) != 0;
     int rc = err ? SQLITE_CANTOPEN : real_vfs->xOpen(real_vfs, name, f->real, flags, out);
     if (rc == SQLITE_OK) {
+        struct tap_event e = {
+            .op = TAP_OPENED, .path = f->path, .flags = f->flags, .made = made, .file = &f->told};
+        f->sync_dir = made && !(flags & SQLITE_OPEN_MAIN_DB);
         f->base.pMethods = &tap_methods;
-        (void)tell(f, TAP_OPENED, 0, 0);
+        if (f->path)
+            (void)listener(listener_ctx, &e);
     } else {
         free(f->path);
     }
@@ -255,10 +271,12 @@ static int tap_delete(sqlite3_vfs *vfs, const char *name, int sync_dir)
         return SQLITE_IOERR_DELETE_NOENT;
     if (listener(listener_ctx, &e))
         return SQLITE_IOERR_DELETE;
-    int rc = real_vfs->xDelete(real_vfs, name, sync_dir);
-    e.op = TAP_AFTER_UNLINK;
-    if (rc == SQLITE_OK)
-        (void)listener(listener_ctx, &e);
+    int rc = real_vfs->xDelete(real_vfs, name, 0);
+    e.op = rc == SQLITE_OK ? TAP_AFTER_UNLINK : TAP_UNLINK_FAILED;
+    (void)listener(listener_ctx, &e);
+    e.op = TAP_SYNC_DIR;
+    if (rc == SQLITE_OK && sync_dir && listener(listener_ctx, &e))
+        rc = SQLITE_IOERR_DIR_FSYNC;
     return rc;
 }
 
@@ -338,4 +356,75 @@ void tapvfs_lock_by_description(void)
 {
     sqlite3_vfs *unix_vfs = sqlite3_vfs_find("unix");
     unix_vfs->xSetSystemCall(unix_vfs, "fcntl", (sqlite3_syscall_ptr)fcntl_by_description);
+}
+
+static int table_open(const char *path, int flags, int mode)
+{
+    return file_ops->openat(AT_FDCWD, path, flags, (mode_t)mode);
+}
+
+static int table_close(int fd)
+{
+    return file_ops->close(fd);
+}
+
+/* This SQLite seeks and then reads or writes. */
+static ssize_t table_read(int fd, void *buf, size_t n)
+{
+    off_t off = lseek(fd, 0, SEEK_CUR);
+    ssize_t done = file_ops->pread(fd, buf, n, off);
+    if (done > 0)
+        (void)lseek(fd, off + done, SEEK_SET);
+    return done;
+}
+
+static ssize_t table_write(int fd, const void *buf, size_t n)
+{
+    off_t off = lseek(fd, 0, SEEK_CUR);
+    ssize_t done = file_ops->pwrite(fd, buf, n, off);
+    if (done > 0)
+        (void)lseek(fd, off + done, SEEK_SET);
+    return done;
+}
+
+static ssize_t table_pread(int fd, void *buf, size_t n, off_t off)
+{
+    return file_ops->pread(fd, buf, n, off);
+}
+
+static ssize_t table_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+    return file_ops->pwrite(fd, buf, n, off);
+}
+
+static int table_ftruncate(int fd, off_t size)
+{
+    return file_ops->ftruncate(fd, size);
+}
+
+static int table_unlink(const char *path)
+{
+    return file_ops->unlinkat(AT_FDCWD, path, 0);
+}
+
+void tapvfs_use_file_ops(void)
+{
+    static const struct {
+        const char *name;
+        sqlite3_syscall_ptr call;
+    } calls_of[] = {
+        {"open", (sqlite3_syscall_ptr)table_open},
+        {"close", (sqlite3_syscall_ptr)table_close},
+        {"read", (sqlite3_syscall_ptr)table_read},
+        {"write", (sqlite3_syscall_ptr)table_write},
+        {"pread", (sqlite3_syscall_ptr)table_pread},
+        {"pwrite", (sqlite3_syscall_ptr)table_pwrite},
+        {"pread64", (sqlite3_syscall_ptr)table_pread},
+        {"pwrite64", (sqlite3_syscall_ptr)table_pwrite},
+        {"ftruncate", (sqlite3_syscall_ptr)table_ftruncate},
+        {"unlink", (sqlite3_syscall_ptr)table_unlink},
+    };
+    sqlite3_vfs *unix_vfs = sqlite3_vfs_find("unix");
+    for (size_t i = 0; i < sizeof calls_of / sizeof *calls_of; i++)
+        unix_vfs->xSetSystemCall(unix_vfs, calls_of[i].name, calls_of[i].call);
 }

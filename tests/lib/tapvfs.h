@@ -20,16 +20,19 @@ enum tap_op {
     TAP_BEFORE_TRUNCATE, /* to `off` bytes */
     TAP_AFTER_TRUNCATE,  /* off = -1: it was not */
     TAP_SYNC,            /* instead of the system's: the listener syncs what must be */
+    TAP_SYNC_DIR,        /* the same, of the folder that `path` lies in */
     TAP_FLUSHED,
     TAP_RELEASED,
     TAP_BEFORE_UNLINK,
-    TAP_AFTER_UNLINK
+    TAP_AFTER_UNLINK,
+    TAP_UNLINK_FAILED /* instead */
 };
 
 struct tap_event {
     enum tap_op op;
     const char *path; /* absolute */
     int flags;        /* of open(2) */
+    bool made;        /* TAP_OPENED: the file was not there before */
     int64_t off;
     size_t n;
     void **file; /* the listener's, one for each open file; NULL around an unlink */
@@ -59,5 +62,9 @@ void tapvfs_whole_sectors(bool on);
  * one connection to a database in rollback mode then.
  */
 void tapvfs_lock_by_description(void);
+
+/* The calls of SQLite in this process that open, read and change files go through file_ops, as those of
+ * a client of the mount do in the daemon. */
+void tapvfs_use_file_ops(void);
 
 #endif

@@ -52,36 +52,6 @@ static void end(void)
     scratch_remove(replica_root);
 }
 
-static void hand_over(struct txlog_entry *e, struct ledger *to)
-{
-    static uint8_t bytes[60000];
-    struct ledger_receive r = {0};
-    assert_int_equal(ledger_receive_begin(to, &r, e->size, 0), 0);
-    for (uint64_t off = 0; off < e->size; off += sizeof bytes) {
-        size_t n = e->size - off < sizeof bytes ? (size_t)(e->size - off) : sizeof bytes;
-        assert_int_equal(txlog_entry_read(e, off, bytes, n), 0);
-        assert_int_equal(ledger_receive_write(&r, bytes, n), 0);
-    }
-    assert_int_equal(ledger_receive_finish(&r, NULL), 0);
-}
-
-/* What the source has and the other lacks. */
-static void ship(struct fsnode *from, struct fsnode *to, const char *name)
-{
-    struct txlog_entry e = {0};
-    struct ledger *source = fsnode_ledger(from, name), *l;
-    if (!source)
-        return;
-    assert_int_equal(store_get(to->store, name, &l), 0);
-    int err = txlog_find_from(ledger_log(source), ledger_last(l), &e);
-    while (!err) {
-        hand_over(&e, l);
-        err = txlog_next(ledger_log(source), &e);
-    }
-    assert_int_equal(err, -ERR_NOTFOUND);
-    assert_true(position_equal(ledger_last(source), ledger_last(l)));
-}
-
 static void wait_applied(struct fsnode *n, const char *name)
 {
     struct ledger *l = fsnode_ledger(n, name);
@@ -154,12 +124,12 @@ static void run(struct sqlwork w, unsigned steps)
         assert_int_equal(sqlwork_step(&w), SQLITE_OK);
         if (dice_below(3) == 0)
             continue; /* several records at once */
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, w.last);
     }
     sql_close(w.db);
-    ship(&primary, &replica, NAME);
+    fsnode_ship(&primary, &replica, NAME);
     wait_applied(&replica, NAME);
     assert_same(&replica, NAME, &copy, "close");
     logcopy_close(&copy);
@@ -209,7 +179,7 @@ static void a_long_read_stops_nobody(void **state)
     begin();
     sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
     sql_do(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
-    ship(&primary, &replica, NAME);
+    fsnode_ship(&primary, &replica, NAME);
     wait_applied(&replica, NAME);
     sqlite3 *slow = sql_open(fsnode_path(&replica, NAME), NULL);
     sqlite3 *quick = sql_open(fsnode_path(&replica, NAME), NULL);
@@ -219,7 +189,7 @@ static void a_long_read_stops_nobody(void **state)
         sql_do(db, "INSERT INTO t VALUES(%u)", i);
         if (i % 50)
             continue;
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
         assert_int_equal(sql_int(quick, "SELECT count(*) FROM t"), i + 1);
         assert_int_equal(sql_int(slow, "SELECT count(*) FROM t"), 1);
@@ -247,14 +217,14 @@ static void a_deleted_database_goes_and_comes_back(void **state)
                    "INSERT INTO t VALUES(zeroblob(%u))",
                    1024u << round, modes[(i + round) % 2], 5000 * (round + 1));
             sql_close(db);
-            ship(&primary, &replica, NAME);
+            fsnode_ship(&primary, &replica, NAME);
             wait_applied(&replica, NAME);
             logcopy_open(&copy);
             assert_same(&replica, NAME, &copy, "creation");
             logcopy_close(&copy);
             sqlite3_vfs *tap = sqlite3_vfs_find("tap");
             assert_int_equal(tap->xDelete(tap, fsnode_path(&primary, NAME), 0), SQLITE_OK);
-            ship(&primary, &replica, NAME);
+            fsnode_ship(&primary, &replica, NAME);
             wait_applied(&replica, NAME);
             assert_int_equal(access(fsnode_path(&replica, NAME), F_OK), -1);
         }
@@ -286,7 +256,7 @@ static void roles_may_change(void **state)
             if (round % 2) /* an idle client stays */
                 sql_close(db);
             fsnode_follow(from);
-            ship(from, to, NAME);
+            fsnode_ship(from, to, NAME);
             wait_applied(to, NAME);
             fsnode_lead(to);
             assert_true(position_equal(ledger_last(fsnode_ledger(from, NAME)),

@@ -269,6 +269,41 @@ static void every_operation_may_fail_once(void **state)
     assert_true(fault > 30);
 }
 
+static int entries_until_failure;
+
+static struct dirent *failing_readdir(DIR *dir)
+{
+    if (entries_until_failure-- != 0)
+        return readdir(dir);
+    errno = EIO;
+    return NULL;
+}
+
+/* Without its last segment the log would give the same TXIDs out again. */
+static void a_folder_that_cannot_be_read_to_its_end_is_not_a_shorter_log(void **state)
+{
+    (void)state;
+    struct world w;
+    int n = 0;
+    world_make(&w, 4096);
+    world_append(&w, 1, 30);
+    txlog_close(w.log);
+    for (bool failed = true; failed; n++) {
+        struct txlog_options options = {.segment_bytes = 4096, .feeds = &w.feeds};
+        struct file_ops ops = file_ops_system;
+        ops.readdir = failing_readdir;
+        entries_until_failure = n;
+        file_ops = &ops;
+        int rc = txlog_open(&w.log, w.folder.fd, "t.db", &options);
+        file_ops = &file_ops_system;
+        failed = entries_until_failure < 0;
+        assert_int_equal(rc, failed ? -ERR_IO : 0);
+    }
+    assert_true(n > 6);
+    assert_holds(&w, 0, 30);
+    world_fini(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +317,7 @@ int main(void)
         cmocka_unit_test(foreign_files_are_left_alone),
         cmocka_unit_test(what_failed_to_be_published_is_not_found),
         cmocka_unit_test(every_operation_may_fail_once),
+        cmocka_unit_test(a_folder_that_cannot_be_read_to_its_end_is_not_a_shorter_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
