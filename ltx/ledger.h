@@ -139,8 +139,27 @@ bool ledger_is_unclean(struct ledger *l);
 int ledger_rebuild_sums(struct ledger *l, int (*read)(void *ctx, uint32_t pgno, void *page),
                         void *ctx);
 
+/*
+ * A damaged database becomes what its files hold: `sums` of that many pages (taken on success), at
+ * the position that these sums make, which no transaction has led to; the log begins anew there. So
+ * it can be brought up like any other that has fallen behind: by the pages that differ. It stays
+ * marked as damaged until a rebase has come. What only this node has must have been kept before.
+ * Blocks; one thread at a time for a ledger, and none that receives.
+ */
+int ledger_take_stock(struct ledger *l, uint32_t page_size, struct pagesums *sums);
+
 /* Keeps each record after `common` as diverged/<escaped name>/MIN-MAX.ltx (standard files). Blocks.
  * *kept: files written. */
 int ledger_keep_diverged(struct ledger *l, uint64_t common, uint32_t *kept);
+
+/* What lies in diverged/ for this database now. Reads that folder. */
+struct ledger_kept {
+    uint32_t files;
+    uint64_t first_txid, last_txid; /* 0 if there are none */
+    uint64_t bytes;
+    int64_t newest_ms; /* when the last of them was kept; since the Unix epoch */
+    char folder[272];  /* below the data folder */
+};
+void ledger_kept(struct ledger *l, struct ledger_kept *out);
 
 #endif

@@ -99,8 +99,4 @@ void ledger_damage_locked(struct ledger *l, const char *why);
 int ledger_state_read(int dirfd, struct ledger_state *state, char **name); /* *name: malloc'ed */
 int ledger_state_write(int dirfd, const struct ledger_state *state, const char *name);
 
-/* ledger_diverged.c */
-
-uint32_t ledger_count_diverged(int data_dirfd, const char *folder);
-
 #endif

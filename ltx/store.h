@@ -26,8 +26,23 @@ struct store;
  * -ERR_DAMAGED: the file does not match the ledger. `page` has room for the ledger's page size at
  * the call, which *page_size receives.
  */
+struct page_stock;
 struct page_reader {
     int (*read)(void *ctx, struct ledger *l, uint32_t pgno, void *page, uint32_t *page_size);
+    int (*stock)(void *ctx, struct ledger *l, struct page_stock *stock); /* may be NULL */
+    void *ctx;
+};
+
+/*
+ * What a damaged database of a replica really holds: the checksum of each page as a client would
+ * find it, whatever the ledger says. Nobody changes the files of a database that is marked damaged.
+ * A page that cannot be read has checksum 0; no file, no pages. -ERR_BUSY: a record is still being
+ * applied, ask again; -ERR_CLOSED: `go_on` said no. Blocks: all of the database is read.
+ */
+struct page_stock {
+    struct pagesums sums; /* zeroed before; filled on success, the caller's to release */
+    uint32_t page_size;   /* bytes */
+    bool (*go_on)(void *ctx, uint64_t done, uint64_t total); /* pages; asked now and then */
     void *ctx;
 };
 

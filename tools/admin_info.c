@@ -38,9 +38,12 @@ static void set(json_t *o, const char *key, json_t *value)
 static json_t *database(const struct admin_parts *parts, struct ledger *l)
 {
     struct ledger_info info;
+    struct ledger_kept kept = {0};
     json_t *o = json_object();
     const char *name = ledger_name(l);
     ledger_info(l, &info);
+    if (info.diverged > 0) /* somebody may have removed them since */
+        ledger_kept(l, &kept);
     set(o, "name", admin_text(name));
     set(o, "txid", number(info.last.txid));
     set(o, "checksum", hex(info.last.checksum));
@@ -58,7 +61,12 @@ static json_t *database(const struct admin_parts *parts, struct ledger *l)
     set(o, "damaged", json_boolean(info.damaged));
     if (info.damaged)
         set(o, "why", admin_text(info.damage));
-    set(o, "diverged", number(info.diverged));
+    set(o, "diverged", number(kept.files));
+    if (kept.files > 0)
+        set(o, "diverged_files",
+            json_pack("{s:o,s:o,s:o,s:o,s:o}", "first_txid", number(kept.first_txid), "last_txid",
+                      number(kept.last_txid), "bytes", number(kept.bytes), "kept_ms",
+                      json_integer(kept.newest_ms), "folder", admin_text(kept.folder)));
     return o;
 }
 
@@ -70,10 +78,11 @@ static json_t *databases(const struct admin_parts *parts, uint64_t *diverged)
         struct ledger *l = store_at(parts->store, i);
         struct ledger_info info;
         ledger_info(l, &info);
-        *diverged += info.diverged;
         if (info.last.txid == 0 && info.diverged == 0 && !info.damaged)
             continue; /* a name that nobody has written under yet */
-        json_array_append_new(list, database(parts, l));
+        json_t *o = database(parts, l);
+        *diverged += (uint64_t)json_integer_value(json_object_get(o, "diverged"));
+        json_array_append_new(list, o);
     }
     return list;
 }

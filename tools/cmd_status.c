@@ -130,14 +130,52 @@ static void print_members(const json_t *info)
     table_fini(&t);
 }
 
+/* What was kept of each database when the node was brought in line, and what to do with it. */
+static void print_diverged(const json_t *info)
+{
+    static const char *const head[] = {"  database", "files", "transactions",
+                                       "size",       "kept",  "where"};
+    const char *data = command_text(info, "data");
+    const json_t *list = json_object_get(info, "databases"), *db;
+    size_t i;
+    struct table t;
+    int64_t n = number(info, "diverged");
+    printf("\n%" PRId64
+           " diverged file%s: what only this node had committed when it was brought in "
+           "line with the primary.\n",
+           n, n == 1 ? "" : "s");
+    table_init(&t, head, 6);
+    table_align_right(&t, 1);
+    table_align_right(&t, 3);
+    json_array_foreach(list, i, db)
+    {
+        const json_t *kept = json_object_get(db, "diverged_files");
+        char name[512], files[24], range[64], size[HUMAN_SIZE], when[HUMAN_SIZE], where[8192];
+        if (!kept)
+            continue;
+        snprintf(name, sizeof name, "  %s", command_text(db, "name"));
+        snprintf(files, sizeof files, "%" PRId64, number(db, "diverged"));
+        snprintf(range, sizeof range, "%" PRId64 " to %" PRId64, number(kept, "first_txid"),
+                 number(kept, "last_txid"));
+        snprintf(where, sizeof where, "%s/%s", data, command_text(kept, "folder"));
+        table_add(&t, (const char *[]){name, files, range,
+                                       human_bytes((uint64_t)number(kept, "bytes"), size),
+                                       human_time(number(kept, "kept_ms"), when), where});
+    }
+    table_print(&t, stdout);
+    table_fini(&t);
+    printf(
+        "Look at them with 'tandemfs ltx list FILE...' and 'tandemfs ltx dump FILE...'. Given a "
+        "copy of the database\nas it was before the first of them, 'tandemfs ltx apply --db COPY "
+        "FILE...' makes the lost state.\nThey are never removed by tandemfs: remove the folder "
+        "when nothing in it is needed any more.\n");
+}
+
 /* What lies there that is not replicated, and what to do about it. */
 static void print_remarks(const json_t *info)
 {
-    int64_t plain = number(info, "plain_files"), diverged = number(info, "diverged");
-    int64_t foreign = number(info, "foreign_entries");
-    const json_t *list = json_object_get(info, "databases"), *db;
-    size_t i;
-    if (plain || diverged || foreign)
+    int64_t plain = number(info, "plain_files"), foreign = number(info, "foreign_entries");
+    if (plain || foreign)
         putchar('\n');
     if (plain)
         printf("%" PRId64 " ordinary file%s in the mount, kept on this node and not replicated.\n",
@@ -145,16 +183,8 @@ static void print_remarks(const json_t *info)
     if (foreign)
         printf("%" PRId64 " entr%s in %s not of tandemfs; see the log for the names. Left alone.\n",
                foreign, foreign == 1 ? "y" : "ies", command_text(info, "data"));
-    if (diverged)
-        printf("%" PRId64 " diverged file%s: transactions that only this node had when another "
-               "became the primary.\nThey are kept in %s/diverged; look at them with 'tandemfs ltx "
-               "dump', and remove them when\nnothing in them is needed any more:\n",
-               diverged, diverged == 1 ? "" : "s", command_text(info, "data"));
-    json_array_foreach(list, i, db)
-    {
-        if (number(db, "diverged") > 0)
-            printf("  %s: %" PRId64 "\n", command_text(db, "name"), number(db, "diverged"));
-    }
+    if (number(info, "diverged"))
+        print_diverged(info);
 }
 
 static void print_info(const json_t *info)

@@ -258,6 +258,22 @@ static int publish(struct writer *w, uint32_t commit)
     return walindex_publish(&w->r->index, &w->index);
 }
 
+/*
+ * Frames that were written and will not be published go again: whoever reads the file and not the
+ * wal-index must not take them for transactions.
+ */
+static void take_back(struct writer *w)
+{
+    struct replica *r = w->r;
+    if (w->first == w->mx_frame + 1)
+        return;
+    r->tail_end = -1;
+    int err = file_truncate(r->wal_fd, wal_frame_offset(w->header.page_size, w->mx_frame + 1));
+    if (err)
+        log_warn("follow", "%s-wal: frames that were not published remain: %s", r->db->path,
+                 err_text(err));
+}
+
 int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at)
 {
     struct writer w = {.r = r};
@@ -281,6 +297,8 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
     }
     if (!err)
         err = publish(&w, commit);
+    if (err)
+        take_back(&w);
     if (!err && w.mode != REPLICA_CLOSED)
         r->state = w.mode;
     if (r->shm_fd >= 0 && !r->holding)

@@ -32,6 +32,7 @@ struct database {
     unsigned changing;
     bool demoted;
     struct cond unchanging; /* signalled when `changing` falls to 0 */
+    bool applying;          /* replica: records are being applied */
 
     struct ledger *ledger;             /* NULL until there was a record; set once */
     int main_fd, wal_fd;               /* backing files, -1 if not open */

@@ -3,6 +3,7 @@
 
 #include "fs/db/catalog.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/stock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -84,5 +85,5 @@ static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uin
 
 struct page_reader catalog_page_reader(struct catalog *c)
 {
-    return (struct page_reader){.read = read_page, .ctx = c};
+    return (struct page_reader){.read = read_page, .stock = stock_take, .ctx = c};
 }

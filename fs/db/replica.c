@@ -273,6 +273,9 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     struct position at;
     bool whole = false;
     int err = find_state(r);
+    /* What a database that was damaged had beside it is not what belongs to the rebase. */
+    if (!err && (e->flags & TXLOG_REBASE))
+        err = replica_remove(r, "-journal");
     if (err)
         return err;
     if (e->commit == 0) {
@@ -301,7 +304,14 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     return 0;
 }
 
-int replica_apply(struct replica *r)
+static void set_applying(struct replica *r, bool applying)
+{
+    mutex_lock(&r->db->mutex);
+    r->db->applying = applying;
+    mutex_unlock(&r->db->mutex);
+}
+
+static int apply_all(struct replica *r)
 {
     struct txlog *log = ledger_log(r->ledger);
     struct txlog_entry e = {0};
@@ -324,5 +334,13 @@ int replica_apply(struct replica *r)
         return -ERR_CLOSED;
     if (!err)
         (void)hold_lock(r); /* taken in the next idle round if somebody has it now */
+    return err;
+}
+
+int replica_apply(struct replica *r)
+{
+    set_applying(r, true);
+    int err = apply_all(r);
+    set_applying(r, false);
     return err;
 }

@@ -79,6 +79,7 @@ int replica_open_wal(struct replica *r); /* connection, -wal, -shm */
 int replica_prepare_wal_file(
     struct replica *r); /* an empty -wal, if there is none, for readers to open */
 void replica_close_wal(struct replica *r, bool checkpoint);
+int replica_remove(struct replica *r, const char *suffix); /* a file that is not there is fine */
 int replica_path(const struct replica *r, const char *suffix, char *out, size_t size);
 
 /* Records from *e on, as many as fit a batch and stay in WAL mode's bounds. *at: the position

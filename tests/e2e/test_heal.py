@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replicas that heal: what is wrong is found by checksum, and only the pages that differ are fetched.
+
+A reader checks an invariant in every snapshot all along, and never gets an error.
+"""
+import contextlib
+import os
+import re
+import shutil
+
+from lib import check, clients
+from lib.case import equal, need, test, wait_for
+from lib.cluster import Cluster, run
+from lib.wire import Wire
+
+MODES = ("wal", "delete")
+MEGABYTE = 1 << 20
+
+
+def ballast(node, name, megabytes):
+    """Rows of a page each that no reader looks at; none of them compresses."""
+    node.sql(name, "CREATE TABLE ballast(id INTEGER PRIMARY KEY, x BLOB)",
+             "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < %d) "
+             "INSERT INTO ballast SELECT i, randomblob(4000) FROM n" % (megabytes * 256))
+
+
+def commit(node, name, tag, rows):
+    for i in range(rows):
+        node.sql(name, "BEGIN", "INSERT INTO acked VALUES('%s', %d, NULL)" % (tag, i),
+                 "UPDATE total SET v = v + 1", "UPDATE ballast SET x = randomblob(4000) WHERE id = %d" % (10 * i + 1),
+                 "COMMIT")
+
+
+def tags(node, name):
+    return dict(node.sql(name, "SELECT tag, count(*) FROM acked GROUP BY tag"))
+
+
+def diverged(node, name):
+    folder = os.path.join(node.data, "diverged", name)
+    return sorted(os.path.join(folder, f) for f in os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def need_kept(node, name, first, last):
+    """Each transaction from `first` to `last` is a sound LTX file, and status tells."""
+    kept = diverged(node, name)
+    equal([os.path.basename(f) for f in kept], ["%016x-%016x.ltx" % (t, t) for t in range(first, last + 1)],
+          "the files in diverged/")
+    run("ltx", "verify", *kept)
+    text = node.cli("status").stdout
+    print(text)
+    line = r"(?m)^  %s +%d +%d to %d .*%s$" % (name, last + 1 - first, first, last, os.path.dirname(kept[0]))
+    need(re.search(line, text), "status does not list them (%s):\n%s", line, text)
+
+
+def watch(scratch, node, name):
+    reader = clients.reader(scratch, node.db(name), "--pause", "0.002", "--tell", "10")
+    reader.wait_looked()
+    return reader
+
+
+def end_watch(reader):
+    """It has looked at what is there now, too."""
+    reader.wait_looked(2)
+    need(reader.stop()["checks"] >= 30, "the reader has hardly looked")
+
+
+def overwrite(path, offset, data):
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        f.write(data)
+
+
+class Wired(Cluster):
+    """Two nodes, everything between them over one wire."""
+
+    def __init__(self, scratch, config=""):
+        super().__init__(scratch, nodes=2, start=False)
+        self.wire = Wire(scratch, self[0].listen)
+        self.path = scratch.join("common.yml")
+        self.configure(config)
+        self[0].start("-c", self.path, "--advertise", self.wire.url, "--primary")
+        self[1].start("-c", self.path, "--replica-of", self.wire.url)
+
+    def configure(self, text):
+        with open(self.path, "w") as f:
+            f.write(text)
+
+    @contextlib.contextmanager
+    def watched(self, name, most):
+        """A reader is at work on the replica meanwhile, and the wire carries at most so many bytes."""
+        before, reader = self.wire.bytes(), watch(self.scratch, self[1], name)
+        yield reader
+        end_watch(reader)
+        carried = self.wire.bytes() - before
+        print("%d bytes on the wire" % carried)
+        need(carried <= most, "%d bytes went over the wire, at most %d were expected", carried, most)
+
+
+@test(limit=90, each=MODES)
+def divergence_heals(scratch, mode):
+    """A primary that was asleep has committed what the cluster never got."""
+    with Cluster(scratch, nodes=2) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 8)
+        shared = c.wait_level("app.db")["app.db"][0]
+        c[1].kill9()
+        commit(c[0], "app.db", "unique", 5)
+        reader = watch(scratch, c[0], "app.db")
+        c[0].stop_signal()
+        try:
+            c[1].start(wait=False)
+            wait_for(lambda: (c[1].try_info() or {}).get("role") == "replica", 20, "the replica to be there")
+            c[1].promote(force=True)
+            commit(c[1], "app.db", "new", 3)
+        finally:
+            c[0].cont_signal()
+        wait_for(lambda: c[0].role() == "replica", 20, "the old primary to become a replica")
+        c.wait_level("app.db", nodes=[c[1], c[0]])
+        end_watch(reader)
+        equal(tags(c[0], "app.db"), {"new": 3}, "the rows")
+        check.same_everywhere(c, "app.db")
+        need_kept(c[0], "app.db", shared + 1, shared + 5)
+        received = c[0].info()["bytes_received"]
+        need(received < MEGABYTE, "%d bytes received", received)
+
+
+@test(limit=120, each=MODES)
+def missed_retention_heals(scratch, mode):
+    """The records that the replica lacks are no longer kept."""
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 8)
+        here = c.wait_level("app.db")["app.db"][0]
+        with c.watched("app.db", MEGABYTE):
+            c.wire.cut()
+            c.configure("retention: {size: 16kB}\n")
+            c[0].restart() # nobody holds the log for the replica any more
+            commit(c[0], "app.db", "later", 10)
+
+            def first():
+                return int(c[0].info()["databases"][0]["first"][:16], 16)
+            wait_for(lambda: first() > here, 30, lambda: "the records to be trimmed: %x > %x" % (first(), here), pause=0.1)
+            c.wire.mend()
+            c.wait_level("app.db")
+        c[1].wait_log("brought up to transaction")
+        equal(tags(c[1], "app.db"), {"later": 10}, "the rows")
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=120, each=MODES)
+def a_position_from_the_future_heals(scratch, mode):
+    """The primary was put back to an older copy of its data: the replica knows more than it does."""
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 8)
+        past = c.wait_level("app.db")["app.db"][0]
+        c[0].term()
+        copy = scratch.join("copy")
+        shutil.copytree(c[0].data, copy, symlinks=True)
+        c[0].start()
+        commit(c[0], "app.db", "lost", 6)
+        future = c.wait_level("app.db")["app.db"][0]
+        equal(future, past + 6, "the TXID")
+        with c.watched("app.db", MEGABYTE):
+            c[0].term()
+            shutil.rmtree(c[0].data)
+            os.rename(copy, c[0].data)
+            c[0].start()
+            c.wait_level("app.db")
+        equal(c[1].pos("app.db")[0], past, "the TXID of the replica")
+        equal(tags(c[1], "app.db"), {}, "the rows")
+        need_kept(c[1], "app.db", past + 1, future)
+        commit(c[0], "app.db", "again", 3)
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90, each=MODES)
+def a_file_without_a_header_heals(scratch, mode):
+    """The first page of the database file was garbage when the replica was started; nothing was committed since."""
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 8)
+        c.wait_level("app.db")
+        c[1].term()
+        path = os.path.join(c[1].data, "tree", "app.db")
+        overwrite(path, 0, b"garbage!" * 12)
+        overwrite(path, 3 * MEGABYTE, b"garbage!" * 12)
+        before = c.wire.bytes()
+        c[1].start()
+        check.same_everywhere(c, "app.db")
+        need(c.wire.bytes() - before < MEGABYTE // 4, "%d bytes on the wire", c.wire.bytes() - before)
+        c[1].restart(kill=True)
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90, each=MODES)
+def a_file_that_is_cut_or_gone_heals(scratch, mode):
+    with Wired(scratch) as c:
+        for name in ("cut.db", "gone.db"):
+            clients.prepare(c[0], name, "journal_mode=" + mode)
+            ballast(c[0], name, 2)
+        c.wait_level()
+        c[1].term()
+        overwrite(os.path.join(c[1].data, "tree", "cut.db"), 0, b"garbage!" * 12)
+        os.truncate(os.path.join(c[1].data, "tree", "cut.db"), MEGABYTE)
+        os.unlink(os.path.join(c[1].data, "tree", "gone.db"))
+        c[1].start()
+        for name in ("cut.db", "gone.db"):
+            check.same_everywhere(c, name)
+
+
+def newest_segment(node, name):
+    folder = os.path.join(check.ledger_folder(node, name), "log")
+    return os.path.join(folder, sorted(os.listdir(folder))[-1])
+
+
+@test(limit=90, each=MODES)
+def a_damaged_log_segment_heals(scratch, mode):
+    """The log of the replica ends before the position that its database file has reached."""
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 8)
+        commit(c[0], "app.db", "early", 10)
+        c.wait_level("app.db")
+        c[1].term()
+        path = newest_segment(c[1], "app.db")
+        with open(path, "rb") as f:
+            data = f.read()
+        frames = [i for i in range(len(data) - 4) if data[i:i + 4] == b"TFRM"]
+        overwrite(path, frames[-5] + 300, b"\xff" * 64)
+        before = c.wire.bytes()
+        c[1].start()
+        need("torn" in c[1].log_text(), "the log is not named:\n%s", c[1].log_tail())
+        check.same_everywhere(c, "app.db")
+        need(c.wire.bytes() - before < MEGABYTE // 4, "%d bytes on the wire", c.wire.bytes() - before)
+        with c.watched("app.db", MEGABYTE):
+            commit(c[0], "app.db", "late", 3)
+            c.wait_level("app.db")
+        c[1].restart(kill=True)
+        equal(tags(c[1], "app.db"), {"early": 10, "late": 3}, "the rows")
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90)
+def a_record_damaged_before_it_was_applied_heals(scratch):
+    """Readers hold the applier back; meanwhile a record that it has not read yet goes bad on disk."""
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=delete")
+        ballast(c[0], "app.db", 8)
+        c.wait_level("app.db")
+        with c.watched("app.db", MEGABYTE), contextlib.closing(c[1].connect("app.db")) as held:
+            held.execute("BEGIN")
+            held.execute("SELECT count(*) FROM acct").fetchone()
+            commit(c[0], "app.db", "later", 5)
+            want = c[0].pos("app.db")
+
+            def arrived():
+                database = c[1].info()["databases"][0]
+                return database["durable"] == database["position"] == "%016x/%s" % want
+            wait_for(arrived, 20, "the records to be in the log of the replica")
+            path = newest_segment(c[1], "app.db")
+            with open(path, "rb") as f:
+                at = f.read().rfind(b"TFRM")
+            overwrite(path, at + 300, b"\xff" * 64)
+            held.execute("COMMIT")
+            c[1].wait_log("damaged here")
+            wait_for(lambda: tags(c[1], "app.db") == {"later": 5}, 20, "the rows on the replica")
+        check.same_everywhere(c, "app.db")
