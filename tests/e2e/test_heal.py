@@ -2,6 +2,8 @@
 """Replicas that heal: what is wrong is found by checksum, and only the pages that differ are fetched.
 
 A reader checks an invariant in every snapshot all along, and never gets an error.
+
+TANDEMFS_HEAL_MB: the size of the database of which a few pages differ (default: 64; the full run takes 1024).
 """
 import contextlib
 import os
@@ -9,12 +11,13 @@ import re
 import shutil
 
 from lib import check, clients
-from lib.case import equal, need, test, wait_for
+from lib.case import dice, equal, need, test, wait_for
 from lib.cluster import Cluster, run
 from lib.wire import Wire
 
 MODES = ("wal", "delete")
 MEGABYTE = 1 << 20
+LARGE_MB = int(os.environ.get("TANDEMFS_HEAL_MB") or 64)
 
 
 def ballast(node, name, megabytes):
@@ -68,6 +71,11 @@ def overwrite(path, offset, data):
     with open(path, "r+b") as f:
         f.seek(offset)
         f.write(data)
+
+
+def newest_segment(node, name):
+    folder = os.path.join(check.ledger_folder(node, name), "log")
+    return os.path.join(folder, sorted(os.listdir(folder))[-1])
 
 
 class Wired(Cluster):
@@ -147,6 +155,54 @@ def missed_retention_heals(scratch, mode):
         check.same_everywhere(c, "app.db")
 
 
+@test(limit=120 + LARGE_MB, each=MODES)
+def what_differs_little_costs_little(scratch, mode):
+    """Of a database of 1 GB, 100 pages differ: less than 5 MB go over the wire."""
+    rng = dice()
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        for _ in range(LARGE_MB // 16): # a commit of 16 MB at a time
+            c[0].sql("app.db", "CREATE TABLE IF NOT EXISTS ballast(id INTEGER PRIMARY KEY, x BLOB)",
+                     "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 4096) "
+                     "INSERT INTO ballast(x) SELECT randomblob(4000) FROM n")
+        c.wait_level("app.db", limit=60 + LARGE_MB)
+        changed, most = max(100 * LARGE_MB // 1024, 1), 5 * MEGABYTE * LARGE_MB // 1024
+        with c.watched("app.db", most):
+            received = c[1].info()["bytes_received"]
+            c.wire.cut()
+            c.configure("retention: {size: 16kB}\n")
+            c[0].restart()
+            rows = rng.sample(range(1, LARGE_MB * 256), changed)
+            c[0].sql("app.db", "UPDATE ballast SET x = randomblob(4000) WHERE id IN (%s)" % ",".join(map(str, rows)))
+            here = c[1].pos("app.db")[0]
+
+            def first():
+                return int(c[0].info()["databases"][0]["first"][:16], 16)
+            wait_for(lambda: first() > here, 60, "the records to be trimmed", pause=0.1)
+            c.wire.mend()
+            c.wait_level("app.db")
+        c[1].wait_log("brought up to transaction")
+        received = c[1].info()["bytes_received"] - received
+        print("%d of %d pages differed; the replica has counted %d bytes received" % (
+            changed + 1, c[1].info()["databases"][0]["pages"], received))
+        need(changed * 4000 < received < most, "the replica has counted %d bytes", received)
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90)
+def a_record_that_the_primary_has_damaged_sends_nobody_round_and_round(scratch):
+    """A new replica would get the records alone; the first of them is not what it was."""
+    with Wired(scratch) as c:
+        c[1].term()
+        clients.prepare(c[0], "app.db", "journal_mode=wal")
+        c[0].sql("app.db", "INSERT INTO acked VALUES('a', 1, zeroblob(100000))", "UPDATE total SET v = 1")
+        with open(newest_segment(c[0], "app.db"), "rb") as f:
+            at = f.read().find(b"TFRM")
+        overwrite(newest_segment(c[0], "app.db"), at + 200, b"\xff" * 16)
+        c[1].start()
+        check.same_everywhere(c, "app.db")
+
+
 @test(limit=120, each=MODES)
 def a_position_from_the_future_heals(scratch, mode):
     """The primary was put back to an older copy of its data: the replica knows more than it does."""
@@ -207,11 +263,6 @@ def a_file_that_is_cut_or_gone_heals(scratch, mode):
         c[1].start()
         for name in ("cut.db", "gone.db"):
             check.same_everywhere(c, name)
-
-
-def newest_segment(node, name):
-    folder = os.path.join(check.ledger_folder(node, name), "log")
-    return os.path.join(folder, sorted(os.listdir(folder))[-1])
 
 
 @test(limit=90, each=MODES)
