@@ -95,6 +95,8 @@ struct ledger_info {
     bool damaged;           /* see ledger_set_damaged */
     char damage[128];       /* one clause why */
     uint32_t diverged;      /* LTX files in diverged/ for this database */
+    uint32_t bad;           /* pages that are known to be bad, see ledger_note_bad */
+    uint64_t mended;        /* pages that were put right since the start */
 };
 const char *ledger_name(const struct ledger *l); /* path below the mount, without a leading slash */
 struct txlog *ledger_log(struct ledger *l);
@@ -116,6 +118,25 @@ void ledger_set_applied(struct ledger *l, struct position p);
 /* A database that cannot be used until it has been fetched again: set by fs or cluster, cleared by
  * a rebase. */
 void ledger_set_damaged(struct ledger *l, const char *why);
+
+/*
+ * Pages that are not in the files as they should be: noted by whoever compares, gone through by
+ * whoever can put them right, settled when that is done, or when a look shows that they are right.
+ * Kept in memory only. ledger_note_bad: 1 = new, 0 = known already, -ERR_LIMIT with
+ * LEDGER_BAD_MAX of them. Both wake the feed `applied`.
+ */
+#define LEDGER_BAD_MAX 4096
+int ledger_note_bad(struct ledger *l, uint32_t pgno);
+void ledger_settle_bad(struct ledger *l, uint32_t pgno, bool mended);
+uint32_t ledger_bad_pages(struct ledger *l, uint32_t *out, uint32_t max); /* rising */
+
+/*
+ * Looks in the log for pages pgno[0] < pgno[1] < ... as they are now: `found` gets each, perhaps more
+ * than once, and ends the search with anything but 0. Reads the whole log: blocks.
+ */
+typedef int ledger_page_found(void *ctx, uint32_t pgno, const void *page);
+int ledger_find_pages(struct ledger *l, const uint32_t *pgno, uint32_t n, ledger_page_found *found,
+                      void *ctx);
 
 /*
  * The database file on disk is known to hold everything up to `p` (the caller has synced it): keeps

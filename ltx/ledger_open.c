@@ -256,6 +256,7 @@ void ledger_close(struct ledger *l)
         return;
     txlog_close(l->log);
     pagesums_fini(&l->sums);
+    free(l->bad);
     (void)file_close(l->dirfd);
     cond_fini(&l->saved);
     mutex_fini(&l->mutex);
@@ -316,6 +317,7 @@ int ledger_take_stock(struct ledger *l, uint32_t page_size, struct pagesums *sum
     l->sums = *sums;
     *sums = old;
     l->last = l->applied = here;
+    l->bad_count = 0;
     l->page_size = page_size;
     l->commit = l->sums.count;
     mutex_unlock(&l->mutex);

@@ -10,6 +10,7 @@
 #include "fs/db/database_impl.h"
 #include "fs/db/demote.h"
 #include "fs/db/header.h"
+#include "fs/db/scrub.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -28,6 +29,8 @@ int catalog_open(struct catalog **out, const struct catalog_options *options)
     c->role = options->role;
     c->tree_dirfd = options->tree_dirfd;
     c->replica_writes = options->replica_writes;
+    c->scrub_interval_ms = options->scrub_interval_ms;
+    c->scrub_bytes_per_s = options->scrub_bytes_per_s;
     mutex_init(&c->mutex, RANK_FS_CONTROL);
     cond_init(&c->poked);
     *out = c;
@@ -285,7 +288,20 @@ int catalog_recover(struct catalog *c)
 
 int catalog_start(struct catalog *c)
 {
-    return settler_start(c);
+    int err = settler_start(c);
+    if (err)
+        return err;
+    err = scrub_start(c, c->scrub_interval_ms, c->scrub_bytes_per_s, &c->scrub);
+    if (err) {
+        catalog_quit(c);
+        thread_join(&c->settler);
+    }
+    return err;
+}
+
+struct scrub *catalog_scrub(struct catalog *c)
+{
+    return c->scrub;
 }
 
 void catalog_quit(struct catalog *c)
@@ -294,11 +310,15 @@ void catalog_quit(struct catalog *c)
     c->quit = true;
     cond_broadcast(&c->poked);
     mutex_unlock(&c->mutex);
+    if (c->scrub)
+        scrub_quit(c->scrub);
 }
 
 void catalog_join(struct catalog *c)
 {
     thread_join(&c->settler);
+    scrub_stop(c->scrub);
+    c->scrub = NULL;
     catalog_release_held(c);
     follow_stop(c->follow);
     c->follow = NULL;

@@ -263,8 +263,10 @@ static int leave_wal(struct replica *r)
 
 void replica_idle(struct replica *r)
 {
+    r->db->applying = true;
     if (r->state == REPLICA_LEAVING)
         (void)leave_wal(r); /* the next round tries again */
+    r->db->applying = false;
     (void)hold_lock(r);
 }
 
@@ -304,13 +306,6 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     return 0;
 }
 
-static void set_applying(struct replica *r, bool applying)
-{
-    mutex_lock(&r->db->mutex);
-    r->db->applying = applying;
-    mutex_unlock(&r->db->mutex);
-}
-
 static int apply_all(struct replica *r)
 {
     struct txlog *log = ledger_log(r->ledger);
@@ -339,8 +334,8 @@ static int apply_all(struct replica *r)
 
 int replica_apply(struct replica *r)
 {
-    set_applying(r, true);
+    r->db->applying = true;
     int err = apply_all(r);
-    set_applying(r, false);
+    r->db->applying = false;
     return err;
 }
