@@ -55,7 +55,8 @@ static int lock_file(struct grip *g)
     struct mono start = mono_now();
     for (;;) {
         int err = 0;
-        /* Of a replica's RESERVED lock the applier may be the owner; it writes nothing now. */
+        /* A writer is not held up by PENDING. (Of a replica's RESERVED lock the applier may be the
+         * owner; it writes nothing now.) */
         if (database_is_primary(g->db))
             err = lock_exclusive(g->main_fd, LOCK_RESERVED, 1);
         if (!err)
