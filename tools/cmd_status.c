@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ltx/base/clock.h"
 #include "tools/command.h"
 #include "tools/human.h"
 #include "tools/table.h"
@@ -40,6 +41,47 @@ static void print_node(const json_t *info)
         printf("ready     not yet\n");
 }
 
+/* When all databases were compared with their checksums, and when they will be again. */
+static void print_checks(const json_t *info)
+{
+    const json_t *scrub = json_object_get(info, "scrub");
+    int64_t now = wall_ms(), last = number(scrub, "last_ms"), next = number(scrub, "next_ms");
+    char text[HUMAN_SIZE];
+    if (next == 0)
+        return;
+    if (last > 0)
+        printf("checks    last %s ago, ",
+               human_duration(now > last ? (now - last) / 1000 : 0, text));
+    else
+        printf("checks    none yet, ");
+    if (command_text(scrub, "database")[0])
+        printf("now at %s, page %" PRId64 " of %" PRId64 "\n", command_text(scrub, "database"),
+               number(scrub, "pages_done"), number(scrub, "pages_total"));
+    else
+        printf("next in %s\n", human_duration(next > now ? (next - now) / 1000 : 0, text));
+}
+
+/* What a check has found that is not put right by itself. */
+static void print_faults(const json_t *info)
+{
+    const json_t *list = json_object_get(info, "databases"), *db;
+    bool replica = strcmp(command_text(info, "role"), "replica") == 0;
+    size_t i;
+    json_array_foreach(list, i, db)
+    {
+        const char *name = command_text(db, "name");
+        if (number(db, "bad_pages") > 0)
+            printf("\n%s: pages in its files do not match their checksums. %s\n", name,
+                   replica ? "They are fetched from the primary."
+                           : "Check the disk, and promote a replica: this node then gets them "
+                             "from there.");
+        if (number(db, "log_faults") > 0)
+            printf("\n%s: its log is damaged, %s. The database is not concerned; a replica that "
+                   "needs these\nrecords gets pages instead. Check the disk.\n",
+                   name, command_text(db, "log_fault"));
+    }
+}
+
 static void print_work(const char *what, const char *name, const json_t *o)
 {
     int64_t done = number(o, "pages_done"), total = number(o, "pages_total");
@@ -49,10 +91,18 @@ static void print_work(const char *what, const char *name, const json_t *o)
     putchar('\n');
 }
 
+/* "; 3 bad pages" behind what is there, unless there are none. */
+static void add_count(char *out, size_t n, int64_t count, const char *what)
+{
+    size_t used = strlen(out);
+    if (count > 0)
+        snprintf(out + used, n - used, "%s%" PRId64 " %s%s", used ? "; " : "", count, what,
+                 count == 1 ? "" : "s");
+}
+
 /* What the last column says of a database that is not simply well. */
 static void database_note(const json_t *db, char *out, size_t n)
 {
-    int64_t diverged = number(db, "diverged");
     out[0] = '\0';
     if (is_true(db, "damaged"))
         snprintf(out, n, "damaged: %s", command_text(db, "why"));
@@ -60,11 +110,9 @@ static void database_note(const json_t *db, char *out, size_t n)
         snprintf(out, n, "deleted");
     else if (strcmp(command_text(db, "position"), command_text(db, "applied")) != 0)
         snprintf(out, n, "being applied");
-    if (diverged > 0) {
-        size_t used = strlen(out);
-        snprintf(out + used, n - used, "%s%" PRId64 " diverged file%s", used ? "; " : "", diverged,
-                 diverged == 1 ? "" : "s");
-    }
+    add_count(out, n, number(db, "bad_pages"), "bad page");
+    add_count(out, n, number(db, "log_faults"), "damaged log file");
+    add_count(out, n, number(db, "diverged"), "diverged file");
 }
 
 static void print_databases(const json_t *info)
@@ -192,6 +240,7 @@ static void print_info(const json_t *info)
     const json_t *work = json_object_get(info, "bringing_up"), *job;
     size_t i;
     print_node(info);
+    print_checks(info);
     if (json_is_object(work))
         print_work("bring-up", command_text(work, "database"), work);
     json_array_foreach(json_object_get(info, "jobs"), i, job)
@@ -200,6 +249,7 @@ static void print_info(const json_t *info)
     }
     print_databases(info);
     print_members(info);
+    print_faults(info);
     print_remarks(info);
 }
 

@@ -178,7 +178,7 @@ static void found_bad(struct check *c, uint32_t pgno, uint32_t frame, int err)
     if (out->bad < CHECK_NAMED)
         out->bad_page[out->bad] = pgno;
     out->bad++;
-    if (ledger_note_bad(c->ledger, pgno) != 0)
+    if (ledger_note_bad(c->ledger, pgno) != 1)
         return; /* said before, or too many to name */
     log_error("check", "%s: page %u %s%s", c->db->path, pgno,
               err == -ERR_CHECKSUM ? "does not match its checksum" : "cannot be read",

@@ -22,7 +22,7 @@
 #define TRIES 20               /* clients are in the way of mending */
 #define TRY_US 100000
 #define REPAIR_MS 15000   /* verify waits so long for the primary's pages */
-#define LAST_FILE "scrub" /* in the data folder: end of the last round, ms since the Unix epoch */
+#define LAST_FILE "scrub" /* in the data folder */
 
 struct scrub {
     struct catalog *catalog;
@@ -164,12 +164,15 @@ static bool round_of(struct scrub *s)
     return true;
 }
 
-static void remember(struct scrub *s, int64_t now_ms)
+/* Kept over restarts: "LAST SINCE", both ms since the Unix epoch: the end of the last round, 0 if there
+ * was none, and from when on the next is counted. */
+static void remember(struct scrub *s, int64_t last_ms, int64_t since_ms)
 {
-    char text[32];
-    int n = snprintf(text, sizeof text, "%" PRId64 "\n", now_ms);
+    char text[64];
+    int n = snprintf(text, sizeof text, "%" PRId64 " %" PRId64 "\n", last_ms, since_ms);
     mutex_lock(&s->mutex);
-    s->view.last_ms = now_ms;
+    s->view.last_ms = last_ms;
+    s->view.next_ms = since_ms + s->interval_ms;
     mutex_unlock(&s->mutex);
     int err = file_replace(store_data_dirfd(s->catalog->store), LAST_FILE, text, (size_t)n, 0600);
     if (err)
@@ -177,17 +180,28 @@ static void remember(struct scrub *s, int64_t now_ms)
                  err_text(err));
 }
 
-static int64_t recall(struct scrub *s)
+static void recall(struct scrub *s, int64_t now)
 {
-    char text[32] = "";
+    char text[64] = "";
+    int64_t last = 0, since = 0, first = now + FIRST_MS;
     size_t got;
     int fd;
-    if (file_open(store_data_dirfd(s->catalog->store), LAST_FILE, O_RDONLY, 0, &fd) != 0)
-        return 0;
-    int err = file_read_some(fd, text, sizeof text - 1, 0, &got);
-    file_close(fd);
-    int64_t last = err ? 0 : strtoll(text, NULL, 10);
-    return last > 0 && last <= wall_ms() ? last : 0;
+    if (file_open(store_data_dirfd(s->catalog->store), LAST_FILE, O_RDONLY, 0, &fd) == 0) {
+        (void)file_read_some(fd, text, sizeof text - 1, 0, &got);
+        file_close(fd);
+    }
+    bool known = sscanf(text, "%" SCNd64 " %" SCNd64, &last, &since) == 2 && last >= 0 &&
+                 since > 0 && since <= now && last <= now;
+    if (!known) /* a new node: nothing is old yet */
+        remember(s, 0, now);
+    mutex_lock(&s->mutex);
+    if (known) {
+        s->view.last_ms = last;
+        s->view.next_ms = since + s->interval_ms;
+    }
+    if (s->interval_ms > FIRST_MS && s->view.next_ms < first)
+        s->view.next_ms = first;
+    mutex_unlock(&s->mutex);
 }
 
 /* Waits for the next round; true if it is time to quit. */
@@ -204,13 +218,6 @@ static bool wait_for_round(struct scrub *s)
     }
 }
 
-static void set_next(struct scrub *s, int64_t next_ms)
-{
-    mutex_lock(&s->mutex);
-    s->view.next_ms = next_ms;
-    mutex_unlock(&s->mutex);
-}
-
 /* Who waits for the disk comes first. (Schedulers that know no priorities leave it at the rate.) */
 static void lowest_priority(void)
 {
@@ -221,21 +228,11 @@ static void lowest_priority(void)
 static void run(void *arg)
 {
     struct scrub *s = arg;
-    int64_t now = wall_ms(), last = recall(s), first = now + FIRST_MS;
     lowest_priority();
-    if (last == 0)
-        remember(s, last = now); /* a new node: nothing is old yet */
-    if (s->interval_ms < FIRST_MS)
-        first = now + s->interval_ms;
-    mutex_lock(&s->mutex);
-    s->view.last_ms = last;
-    mutex_unlock(&s->mutex);
-    set_next(s, last + s->interval_ms > first ? last + s->interval_ms : first);
-    while (!wait_for_round(s)) {
-        if (!round_of(s))
-            break;
-        remember(s, wall_ms());
-        set_next(s, wall_ms() + s->interval_ms);
+    recall(s, wall_ms());
+    while (!wait_for_round(s) && round_of(s)) {
+        int64_t now = wall_ms();
+        remember(s, now, now);
     }
 }
 

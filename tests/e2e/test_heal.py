@@ -9,10 +9,11 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 
 from lib import check, clients
 from lib.case import dice, equal, need, test, wait_for
-from lib.cluster import Cluster, run
+from lib.cluster import PROGRAM, Cluster, run
 from lib.wire import Wire
 
 MODES = ("wal", "delete")
@@ -316,4 +317,195 @@ def a_record_damaged_before_it_was_applied_heals(scratch):
             held.execute("COMMIT")
             c[1].wait_log("damaged here")
             wait_for(lambda: tags(c[1], "app.db") == {"later": 5}, 20, "the rows on the replica")
+        check.same_everywhere(c, "app.db")
+
+
+def page_of(node, name, row, tree=True):
+    """The number of the page that holds a row of the ballast, and the page size."""
+    size = node.sql(name, "PRAGMA page_size")[0][0]
+    value = node.sql(name, "SELECT x FROM ballast WHERE id = %d" % row)[0][0]
+    with open(os.path.join(node.data, "tree", name), "rb") as f:
+        at = f.read().find(value[100:200])
+    need(at > 0, "row %d is not in the file", row)
+    return at // size + 1, size
+
+
+def spoil(node, name, row):
+    """Flips a byte of the page with that row in the file of a running node; returns its number."""
+    pgno, size = page_of(node, name, row)
+    path = os.path.join(node.data, "tree", name)
+    with open(path, "rb") as f:
+        f.seek((pgno - 1) * size + 2000)
+        old = f.read(1)
+    overwrite(path, (pgno - 1) * size + 2000, bytes([old[0] ^ 0x40]))
+    return pgno
+
+
+def database(node, name):
+    return next(d for d in node.info()["databases"] if d["name"] == name)
+
+
+def at_rest(c, mode, name="app.db", megabytes=4):
+    """A database of which every page lies in the database file on the replica, too."""
+    clients.prepare(c[0], name, "journal_mode=" + mode)
+    ballast(c[0], name, megabytes)
+    c.wait_level(name)
+    c[1].restart()
+
+
+@test(limit=90, each=MODES)
+def a_bad_page_of_a_replica_comes_from_its_primary(scratch, mode):
+    with Wired(scratch) as c:
+        at_rest(c, mode)
+        writer = clients.writers(scratch, [c[0].db("app.db")], 1, "--pause", "0.01")[0]
+        with c.watched("app.db", 2 * MEGABYTE):
+            pages = sorted(spoil(c[1], "app.db", row) for row in (100, 500, 900))
+            result = c[1].cli("verify", "app.db", check=False)
+            print(result.stdout, result.stderr)
+            equal(result.returncode, 1, "the exit status of verify")
+            need("3 bad pages (%s): put right from the primary" % ", ".join(map(str, pages)) in result.stdout,
+                 "verify says:\n%s", result.stdout)
+            writer.wait_acked(10)
+        found = database(c[1], "app.db")
+        equal((found["bad_pages"], found["mended_pages"]), (0, 3), "bad and mended pages")
+        equal(c[1].cli("verify").returncode, 0, "the exit status of verify when all is well")
+        writer.stop()
+        for row in (100, 500, 900):
+            c[1].sql("app.db", "SELECT x FROM ballast WHERE id = %d" % row)
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90, each=MODES)
+def a_bad_page_of_the_primary_comes_from_its_log(scratch, mode):
+    with Wired(scratch) as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 4)
+        c[0].restart()
+        pgno = spoil(c[0], "app.db", 700)
+        result = c[0].cli("verify", check=False)
+        equal(result.returncode, 1, "the exit status of verify")
+        need("1 bad page (%d): put right from the log of this node" % pgno in result.stdout, "verify says:\n%s",
+             result.stdout)
+        equal(c[0].cli("verify").returncode, 0, "the exit status of verify when all is well")
+        commit(c[0], "app.db", "after", 3)
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=120, each=MODES)
+def a_bad_page_that_the_primary_cannot_mend_comes_after_a_promotion(scratch, mode):
+    with Wired(scratch, "retention: {size: 16kB}\n") as c:
+        clients.prepare(c[0], "app.db", "journal_mode=" + mode)
+        ballast(c[0], "app.db", 4)
+        commit(c[0], "app.db", "early", 2)
+        c.wait_level("app.db")
+        c[0].restart()
+
+        def first():
+            return int(database(c[0], "app.db")["first"][:16], 16)
+        wait_for(lambda: first() == c[0].pos("app.db")[0], 30, "the log of the primary to be trimmed", pause=0.2)
+        pgno = spoil(c[0], "app.db", 700)
+        result = c[0].cli("verify", check=False)
+        equal(result.returncode, 1, "the exit status of verify")
+        need("NOT put right" in result.stdout and "promote a replica" in result.stdout, "verify says:\n%s",
+             result.stdout)
+        status = c[0].cli("status").stdout
+        print(status)
+        need("1 bad page" in status and "promote a replica" in status, "status says:\n%s", status)
+        need("page %d does not match its checksum" % pgno in c[0].log_text(), "the log says:\n%s", c[0].log_tail())
+        equal(c[0].get("/healthz")[1].count("degraded"), 1, "degraded in /healthz")
+        c[1].promote()
+        wait_for(lambda: database(c[0], "app.db")["mended_pages"] == 1, 20, "the page to come from the new primary")
+        equal(c[0].cli("verify").returncode, 0, "the exit status of verify when all is well")
+        check.same_everywhere(c, "app.db", nodes=[c[1], c[0]])
+
+
+@test(limit=90)
+def databases_are_checked_now_and_then(scratch):
+    with Wired(scratch, "scrub: {interval: 1s, rate: 50MB}\n") as c:
+        at_rest(c, "wal")
+        with c.watched("app.db", MEGABYTE):
+            pgno = spoil(c[1], "app.db", 300)
+            c[1].wait_log("page %d does not match its checksum" % pgno)
+            c[1].wait_log("page %d has been put right from the primary" % pgno)
+            wait_for(lambda: database(c[1], "app.db")["mended_pages"] == 1, 20, "the page to be counted")
+        status, text = c[1].get("/metrics")
+        equal(status, 200, "/metrics")
+        for line in ('tandemfs_database_bad_pages{database="app.db"} 0',
+                     'tandemfs_database_mended_pages_total{database="app.db"} 1',
+                     'tandemfs_database_log_faults{database="app.db"} 0'):
+            need(line in text, "%s is not in /metrics:\n%s", line, text)
+        need(re.search("(?m)^checks +last [0-9]+s ago", c[1].cli("status").stdout), "status does not speak of checks")
+        check.same_everywhere(c, "app.db")
+
+
+@test(limit=90)
+def verify_names_what_is_wrong_and_ends_with_it(scratch):
+    with Wired(scratch) as c:
+        for name in ("one.db", "two.db"):
+            clients.prepare(c[0], name, "journal_mode=delete")
+        c.wait_level()
+        result = c[1].cli("verify")
+        for part in ("one.db: ok, ", "two.db: ok, ", "2 databases, ", "everything matches its checksums"):
+            need(part in result.stdout, "verify says:\n%s", result.stdout)
+        result = c[1].cli("verify", "one.db")
+        need("1 database, " in result.stdout and "two.db" not in result.stdout, "verify says:\n%s", result.stdout)
+        result = c[1].cli("verify", "three.db", check=False)
+        need(result.returncode == 1 and "there is no database three.db here" in result.stderr, "verify says:\n%s",
+             result.stderr)
+        path = newest_segment(c[1], "two.db")
+        with open(path, "rb") as f:
+            at = f.read().find(b"TFRM")
+        overwrite(path, at + 48 + 36, b"\xff")
+        result = c[1].cli("verify", check=False)
+        equal(result.returncode, 1, "the exit status")
+        need("two.db: 1 damaged file of its log: log/%s: the record of transaction" % os.path.basename(path)
+             in result.stdout, "verify says:\n%s", result.stdout)
+        status = c[1].cli("status").stdout
+        need("1 damaged log file" in status and os.path.basename(path) in status, "status says:\n%s", status)
+        c[1].term()
+        result = c[1].cli("verify", check=False)
+        equal(result.returncode, 2, "the exit status without a daemon")
+
+
+def start_verify(c, **options):
+    return c.scratch.popen([PROGRAM, "verify", "--http", c[0].http, "app.db"], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, **options)
+
+
+@test(limit=90)
+def verify_shows_progress_and_waits_for_no_writer(scratch):
+    """A transaction that is not ended has written pages into the file: it is waited for, and nothing is said of them."""
+    with Wired(scratch) as c, contextlib.ExitStack() as stack:
+        clients.prepare(c[0], "app.db", "journal_mode=delete")
+        ballast(c[0], "app.db", 4)
+        db = stack.enter_context(contextlib.closing(c[0].connect("app.db")))
+        db.execute("PRAGMA cache_size=5")
+        db.execute("BEGIN")
+        db.execute("UPDATE ballast SET x = randomblob(4000)")
+        near, far = os.openpty()
+        terminal = start_verify(c, stderr=far)
+        os.close(far)
+        plain = start_verify(c, stderr=subprocess.PIPE)
+        given_up = start_verify(c, stderr=subprocess.DEVNULL)
+
+        def jobs():
+            return [job for job in c[0].info()["jobs"] if job["what"] == "verify of app.db" and job["pages_done"]]
+        wait_for(lambda: len(jobs()) == 3, 10, lambda: "three jobs: %s" % jobs())
+        given_up.kill()
+        wait_for(lambda: len(jobs()) == 2, 5, lambda: "the job of the one that went away to end: %s" % jobs())
+        for process in (terminal, plain):
+            out = process.communicate(timeout=60)
+            equal(process.returncode, 0, "the exit status")
+            need(re.search(rb"app.db: \d+ pages were always being changed and could not be judged", out[0]),
+                 "verify says:\n%s", out)
+        need(re.search(rb"INFO +progress: verify of app.db, page \d+ of \d+: .* of .* \(\d+%\)", out[1]),
+             "progress as plain lines: %r", out[1])
+        os.set_blocking(near, False)
+        shown = os.read(near, 1 << 16)
+        print(shown)
+        need(shown.startswith(b"\r\x1b[Kverify of app.db, page ") and b"\n" not in shown, "on the terminal: %r", shown)
+        os.close(near)
+        db.execute("ROLLBACK")
+        result = c[0].cli("verify")
+        need("everything matches its checksums" in result.stdout, "verify says:\n%s", result.stdout)
         check.same_everywhere(c, "app.db")
