@@ -23,6 +23,7 @@
 #include "tests/lib/dice.h"
 #include "tests/lib/folder.h"
 #include "tests/lib/fsnode.h"
+#include "tests/lib/fsship.h"
 #include "tests/lib/sql.h"
 #include "tests/lib/sqlwork.h"
 
@@ -176,47 +177,6 @@ static void nothing_is_reported_while_writers_write(void **state)
              60);
 }
 
-/* What the source has and the other lacks. */
-static void ship(void)
-{
-    static uint8_t bytes[60000];
-    struct txlog_entry e = {0};
-    struct ledger *source = fsnode_ledger(&primary, NAME), *l;
-    if (!source)
-        return;
-    assert_int_equal(store_get(replica.store, NAME, &l), 0);
-    int err = txlog_find_from(ledger_log(source), ledger_last(l), &e);
-    while (!err) {
-        struct ledger_receive r = {0};
-        assert_int_equal(ledger_receive_begin(l, &r, e.size, 0), 0);
-        for (uint64_t off = 0; off < e.size; off += sizeof bytes) {
-            size_t n = e.size - off < sizeof bytes ? (size_t)(e.size - off) : sizeof bytes;
-            assert_int_equal(txlog_entry_read(&e, off, bytes, n), 0);
-            assert_int_equal(ledger_receive_write(&r, bytes, n), 0);
-        }
-        assert_int_equal(ledger_receive_finish(&r, NULL), 0);
-        err = txlog_next(ledger_log(source), &e);
-    }
-    assert_int_equal(err, -ERR_NOTFOUND);
-}
-
-static void wait_applied(void)
-{
-    struct ledger *l = fsnode_ledger(&replica, NAME);
-    struct feed *feed = &store_feeds(replica.store)->applied;
-    struct mono start = mono_now();
-    for (;;) {
-        uint64_t seen = feed_count(feed);
-        struct ledger_info info;
-        ledger_info(l, &info);
-        assert_false(info.damaged);
-        if (position_equal(info.last, info.applied))
-            return;
-        assert_true(mono_since_ms(start) < 20000);
-        feed_wait(feed, seen, 100);
-    }
-}
-
 static void begin_pair(void)
 {
     scratch_make(root);
@@ -253,11 +213,11 @@ static void nothing_is_reported_while_a_replica_applies(void **state)
         sqlwork_begin(&w);
         for (unsigned step = 0; step < 80 || k.rounds < 3; step++) {
             assert_int_equal(sqlwork_step(&w), SQLITE_OK);
-            ship();
+            fsship(&primary, &replica, NAME);
         }
         sql_close(w.db);
-        ship();
-        wait_applied();
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         stop_checker(&k);
         need_right(&replica);
         end_pair();
@@ -466,8 +426,8 @@ static void a_replica_takes_the_page_that_its_ledger_says(void **state)
         uint32_t page_size, pgno = 7;
         begin_pair();
         sqlite3 *db = make(modes[i % 2]);
-        ship();
-        wait_applied();
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         struct ledger *there = fsnode_ledger(&primary, NAME), *here = fsnode_ledger(&replica, NAME);
         sqlite3 *reader = sql_open(fsnode_path(&replica, NAME), NULL);
         sql_do(reader, "BEGIN");
@@ -515,8 +475,8 @@ static void a_replica_takes_the_page_that_its_ledger_says(void **state)
         /* One that is right already is left alone. */
         assert_int_equal(sink.mend(sink.ctx, here, pgno, page), 0);
         sql_do(db, "INSERT INTO t VALUES(1)");
-        ship();
-        wait_applied();
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         need_right(&replica);
         sql_close(reader);
         sql_close(db);
