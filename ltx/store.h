@@ -20,14 +20,35 @@
 struct store;
 
 /*
- * Reads the current content of a page, for snapshots and for bringing up a replica; `fs` provides
- * it. The content is one whose checksum the ledger held for the page at some moment during the
- * call. -ERR_NOTFOUND: beyond the end; -ERR_BUSY: a transaction is changing it, try again;
- * -ERR_DAMAGED: the file does not match the ledger. `page` has room for the ledger's page size at
- * the call, which *page_size receives.
+ * What a damaged database of a replica really holds: the checksum of each page as a client would
+ * find it, whatever the ledger says. A page that cannot be read has checksum 0; without a file there
+ * are no pages.
+ */
+struct page_stock {
+    struct pagesums sums; /* zeroed before; filled on success, the caller's to release */
+    uint32_t page_size;   /* bytes */
+    bool (*go_on)(void *ctx, uint64_t done, uint64_t total); /* pages; asked now and then */
+    void *ctx;
+};
+
+/*
+ * Access to the pages of a database as they are, whatever lies where; `fs` provides it. All block.
+ *
+ * read: the content of a page, for snapshots and for bringing up a replica: one whose checksum the
+ * ledger held for the page at some moment during the call. -ERR_NOTFOUND: beyond the end; -ERR_BUSY:
+ * a transaction is changing it, try again; -ERR_DAMAGED: the file does not match the ledger. `page`
+ * has room for the ledger's page size at the call, which *page_size receives.
+ *
+ * stock: of a database that is marked damaged; nobody changes its files then. -ERR_BUSY: a record is
+ * still being applied, ask again; -ERR_CLOSED: `go_on` said no. NULL: cannot be had.
+ *
+ * mend: puts a bad page right where it lies. `page` has the checksum that the ledger holds. 0: it is
+ * right now, or was; -ERR_BUSY: not now, try again; others: the disk. NULL: cannot be done.
  */
 struct page_reader {
     int (*read)(void *ctx, struct ledger *l, uint32_t pgno, void *page, uint32_t *page_size);
+    int (*stock)(void *ctx, struct ledger *l, struct page_stock *stock);
+    int (*mend)(void *ctx, struct ledger *l, uint32_t pgno, const void *page);
     void *ctx;
 };
 

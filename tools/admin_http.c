@@ -31,7 +31,9 @@ struct admin_stream {
     enum job_state state; /* guarded by the server's mutex, as are the next four */
     nng_aio *aio;
     char what[256];
-    uint64_t done, total;
+    uint64_t done, total, bytes_done, bytes_total;
+    nng_aio *watch; /* reads what the other side never sends: ends when it is gone */
+    uint8_t nothing;
     volatile bool cancel; /* set under the mutex, read anywhere */
     nng_http_conn *conn;
     const struct admin_route *route;
@@ -216,6 +218,10 @@ static void run_job(void *arg)
         log_warn("admin", "%s ended early: %s", s->what[0] ? s->what : s->route->path,
                  err_text(err));
     buf_fini(&r.body);
+    if (s->watch) {
+        nng_aio_stop(s->watch);
+        nng_aio_free(s->watch);
+    }
     nng_http_conn_close(s->conn); /* frees it */
     mutex_lock(&a->mutex);
     nng_aio_free(s->aio);
@@ -406,6 +412,30 @@ void admin_stream_progress(struct admin_stream *s, const char *what, uint64_t do
     mutex_unlock(&s->server->mutex);
 }
 
+void admin_stream_bytes(struct admin_stream *s, uint64_t done, uint64_t total)
+{
+    mutex_lock(&s->server->mutex);
+    s->bytes_done = done;
+    s->bytes_total = total;
+    mutex_unlock(&s->server->mutex);
+}
+
+static void other_side_gone(void *arg)
+{
+    struct admin_stream *s = arg;
+    __atomic_store_n(&s->cancel, true, __ATOMIC_RELAXED);
+}
+
+void admin_stream_watch(struct admin_stream *s)
+{
+    nng_iov iov = {.iov_buf = &s->nothing, .iov_len = sizeof s->nothing};
+    if (s->watch || nng_aio_alloc(&s->watch, other_side_gone, s) != 0)
+        return; /* then it ends when the answer finds nobody */
+    nng_aio_set_timeout(s->watch, NNG_DURATION_INFINITE);
+    if (nng_aio_set_iov(s->watch, 1, &iov) == 0)
+        nng_http_conn_read(s->conn, s->watch);
+}
+
 size_t admin_jobs(struct admin_http *a, struct admin_job_info *out, size_t max)
 {
     size_t n = 0;
@@ -416,6 +446,8 @@ size_t admin_jobs(struct admin_http *a, struct admin_job_info *out, size_t max)
             continue;
         snprintf(out[n].what, sizeof out[n].what, "%s", s->what);
         out[n].done = s->done;
+        out[n].bytes_done = s->bytes_done;
+        out[n].bytes_total = s->bytes_total;
         out[n++].total = s->total;
     }
     mutex_unlock(&a->mutex);

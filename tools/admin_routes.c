@@ -13,7 +13,7 @@ static const struct admin_route routes[] = {
     {"GET", "/info", admin_info, NULL},       {"GET", "/metrics", admin_metrics, NULL},
     {"GET", "/healthz", admin_health, NULL},  {"GET", "/primary", admin_primary, NULL},
     {"GET", "/replica", admin_replica, NULL}, {"POST", "/promote", NULL, admin_promote},
-    {"GET", "/export", NULL, admin_export},
+    {"GET", "/export", NULL, admin_export},   {"POST", "/verify", NULL, admin_verify},
 };
 
 static int hex_digit(char c)
@@ -76,7 +76,7 @@ const struct admin_route *admin_route(const struct admin_request *q, struct admi
     if (!found) {
         admin_refuse(r, 404,
                      "there is no such path; try /info, /metrics, /healthz, /primary, /replica, "
-                     "/promote or /export");
+                     "/promote, /export or /verify");
         return NULL;
     }
     if (strcmp(q->method, found->method) != 0 &&

@@ -34,6 +34,8 @@ enum config_key {
     CONFIG_PEER, /* adds one to the list */
     CONFIG_RETENTION_AGE,
     CONFIG_RETENTION_SIZE,
+    CONFIG_SCRUB_INTERVAL,
+    CONFIG_SCRUB_RATE,
     CONFIG_LOG_FORMAT,
     CONFIG_LOG_LEVEL,
     CONFIG_EXEC,     /* a command line, split into words */
@@ -56,6 +58,8 @@ struct config {
     bool candidate;
     int64_t retention_age_ms;     /* 0 = no limit */
     int64_t retention_size_bytes; /* 0 = no limit */
+    int64_t scrub_interval_ms;    /* 0 = never */
+    int64_t scrub_rate_bytes;     /* a second; 0 = no limit */
     bool log_json;
     enum logger_level log_level;
     char **exec; /* NULL-terminated; NULL = no command */

@@ -178,7 +178,7 @@ static int take_group(struct reader *r, const struct key *k, yaml_node_t *node)
 {
     char group[64];
     snprintf(group, sizeof group, "%s.", k->name);
-    /* "retention: 24h" is short for its age. */
+    /* "retention: 24h" is short for its age, "scrub: 24h" for its interval. */
     if (node->type == YAML_SCALAR_NODE && k->key != CONFIG_KEY_COUNT)
         return take_scalar(r, k, node);
     if (node->type == YAML_MAPPING_NODE)
@@ -200,6 +200,12 @@ static const struct key retention_keys[] = {
     {0},
 };
 
+static const struct key scrub_keys[] = {
+    {"interval", take_scalar, CONFIG_SCRUB_INTERVAL, NULL},
+    {"rate", take_scalar, CONFIG_SCRUB_RATE, NULL},
+    {0},
+};
+
 static const struct key log_keys[] = {
     {"format", take_scalar, CONFIG_LOG_FORMAT, NULL},
     {"level", take_scalar, CONFIG_LOG_LEVEL, NULL},
@@ -215,6 +221,7 @@ static const struct key top_keys[] = {
     {"lease", take_group, CONFIG_KEY_COUNT, lease_keys},
     {"peers", take_peers, CONFIG_PEER, NULL},
     {"retention", take_group, CONFIG_RETENTION_AGE, retention_keys},
+    {"scrub", take_group, CONFIG_SCRUB_INTERVAL, scrub_keys},
     {"log", take_group, CONFIG_KEY_COUNT, log_keys},
     {"exec", take_exec, CONFIG_EXEC, NULL},
     {"replica-writes", take_scalar, CONFIG_REPLICA_WRITES, NULL},

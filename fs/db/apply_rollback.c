@@ -51,7 +51,7 @@ static void unlock(struct replica *r)
     r->holding = true; /* RESERVED stays */
 }
 
-static int remove_own(struct replica *r, const char *suffix)
+int replica_remove(struct replica *r, const char *suffix)
 {
     char path[DATABASE_PATH_MAX];
     int err = replica_path(r, suffix, path, sizeof path);
@@ -124,10 +124,10 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
             (void)replica_open_wal(r);
         return err;
     }
-    if (had_wal) {
-        err = remove_own(r, "-wal");
+    if (had_wal || (e->flags & TXLOG_REBASE)) {
+        err = replica_remove(r, "-wal");
         if (!err)
-            err = remove_own(r, "-shm");
+            err = replica_remove(r, "-shm");
         r->state = REPLICA_ROLLBACK;
     }
     uint64_t bytes = 0;
@@ -163,10 +163,10 @@ int apply_deletion(struct replica *r)
     r->state = REPLICA_CLOSED;
     int err = replica_sync(r); /* a start that found no file would take it for lost */
     if (!err)
-        err = remove_own(r, "");
+        err = replica_remove(r, "");
     if (!err)
-        err = remove_own(r, "-wal");
+        err = replica_remove(r, "-wal");
     if (!err)
-        err = remove_own(r, "-shm");
+        err = replica_remove(r, "-shm");
     return err;
 }

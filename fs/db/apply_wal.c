@@ -33,6 +33,7 @@ struct writer {
     uint32_t cksum[2];
     size_t used;    /* bytes of frames that are built and not yet written */
     uint32_t first; /* number of the first of them */
+    bool flushed;   /* frames behind mx_frame have been written */
     uint32_t *pgno; /* of the frames since mx_frame */
     uint32_t pgno_cap;
     enum replica_state mode; /* what the last page 1 among them says; CLOSED: there was none */
@@ -146,6 +147,7 @@ static int flush(struct writer *w, bool to_end)
     memcpy(frames(w) - before, r->tail, before);
     memset(frames(w) + w->used, 0, behind);
     r->tail_end = -1;
+    w->flushed = true;
     err = file_write(r->wal_fd, frames(w) - before, before + w->used + behind,
                      from - (int64_t)before);
     if (err)
@@ -258,6 +260,22 @@ static int publish(struct writer *w, uint32_t commit)
     return walindex_publish(&w->r->index, &w->index);
 }
 
+/*
+ * Frames that were written and will not be published go again: whoever reads the file and not the
+ * wal-index must not take them for transactions.
+ */
+static void take_back(struct writer *w)
+{
+    struct replica *r = w->r;
+    if (!w->flushed)
+        return;
+    r->tail_end = -1;
+    int err = file_truncate(r->wal_fd, wal_frame_offset(w->header.page_size, w->mx_frame + 1));
+    if (err)
+        log_warn("follow", "%s-wal: frames that were not published remain: %s", r->db->path,
+                 err_text(err));
+}
+
 int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at)
 {
     struct writer w = {.r = r};
@@ -281,6 +299,8 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
     }
     if (!err)
         err = publish(&w, commit);
+    if (err)
+        take_back(&w);
     if (!err && w.mode != REPLICA_CLOSED)
         r->state = w.mode;
     if (r->shm_fd >= 0 && !r->holding)

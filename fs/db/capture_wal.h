@@ -121,6 +121,9 @@ void capture_wal_take_back(struct database *db);
  * current salts if `any`. */
 uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);
 
+/* The same for pages 1 to `count` at once, frame[pgno - 1] each; what is in no frame is left alone. */
+void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame);
+
 /* Page pgno as of the last captured frame: from the -wal, else the database file; zeros beyond its
  * end. */
 int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page);

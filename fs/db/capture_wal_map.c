@@ -62,6 +62,17 @@ uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
     return 0;
 }
 
+void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame)
+{
+    struct capture_wal *w = &db->wal;
+    if (!w->valid || w->captured == 0 || database_open_wal(db) != 0 ||
+        extend_map(db, w->captured) != 0)
+        return;
+    for (uint32_t f = 1; f <= w->captured; f++)
+        if (w->map[f - 1] > 0 && w->map[f - 1] <= count)
+            frame[w->map[f - 1] - 1] = f;
+}
+
 int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page)
 {
     struct capture_wal *w = &db->wal;

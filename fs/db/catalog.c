@@ -11,6 +11,7 @@
 #include "fs/db/demote.h"
 #include "fs/db/dying.h"
 #include "fs/db/header.h"
+#include "fs/db/scrub.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -29,6 +30,8 @@ int catalog_open(struct catalog **out, const struct catalog_options *options)
     c->role = options->role;
     c->tree_dirfd = options->tree_dirfd;
     c->replica_writes = options->replica_writes;
+    c->scrub_interval_ms = options->scrub_interval_ms;
+    c->scrub_bytes_per_s = options->scrub_bytes_per_s;
     mutex_init(&c->mutex, RANK_FS_CONTROL);
     cond_init(&c->poked);
     cond_init(&c->death);
@@ -289,7 +292,21 @@ int catalog_recover(struct catalog *c)
 int catalog_start(struct catalog *c)
 {
     int err = settler_start(c);
-    return err ? err : dying_start(c);
+    if (!err)
+        err = dying_start(c);
+    if (!err)
+        err = scrub_start(c, c->scrub_interval_ms, c->scrub_bytes_per_s, &c->scrub);
+    if (err) {
+        catalog_quit(c);
+        thread_join(&c->settler);
+        dying_join(c);
+    }
+    return err;
+}
+
+struct scrub *catalog_scrub(struct catalog *c)
+{
+    return c->scrub;
 }
 
 void catalog_quit(struct catalog *c)
@@ -299,12 +316,16 @@ void catalog_quit(struct catalog *c)
     c->quit = true;
     cond_broadcast(&c->poked);
     mutex_unlock(&c->mutex);
+    if (c->scrub)
+        scrub_quit(c->scrub);
 }
 
 void catalog_join(struct catalog *c)
 {
     thread_join(&c->settler);
     dying_join(c);
+    scrub_stop(c->scrub);
+    c->scrub = NULL;
     catalog_release_held(c);
     follow_stop(c->follow);
     c->follow = NULL;

@@ -21,7 +21,9 @@ struct catalog {
     int tree_dirfd;
     char *mountpoint;
     enum replica_writes replica_writes;
-    bool same_boot; /* see boot.h; set before recovery */
+    int64_t scrub_interval_ms, scrub_bytes_per_s;
+    struct scrub *scrub; /* from catalog_start to catalog_join */
+    bool same_boot;      /* see boot.h; set before recovery */
 
     struct mutex mutex; /* RANK_FS_CONTROL; guards the table, the counts in it, and what follows */
     struct cond poked;

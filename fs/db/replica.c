@@ -270,8 +270,10 @@ static int leave_wal(struct replica *r)
 
 void replica_idle(struct replica *r)
 {
+    r->db->applying = true;
     if (r->state == REPLICA_LEAVING)
         (void)leave_wal(r); /* the next round tries again */
+    r->db->applying = false;
     (void)hold_lock(r);
 }
 
@@ -280,6 +282,9 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     struct position at;
     bool whole = false;
     int err = find_state(r);
+    /* What a database that was damaged had beside it is not what belongs to the rebase. */
+    if (!err && (e->flags & TXLOG_REBASE))
+        err = replica_remove(r, "-journal");
     if (err)
         return err;
     if (e->commit == 0) {
@@ -308,7 +313,7 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     return 0;
 }
 
-int replica_apply(struct replica *r)
+static int apply_all(struct replica *r)
 {
     struct txlog *log = ledger_log(r->ledger);
     struct txlog_entry e = {0};
@@ -331,5 +336,13 @@ int replica_apply(struct replica *r)
         return -ERR_CLOSED;
     if (!err)
         (void)hold_lock(r); /* taken in the next idle round if somebody has it now */
+    return err;
+}
+
+int replica_apply(struct replica *r)
+{
+    r->db->applying = true;
+    int err = apply_all(r);
+    r->db->applying = false;
     return err;
 }

@@ -81,6 +81,7 @@ int replica_prepare_wal_file(
 void replica_close_wal(struct replica *r, bool checkpoint);
 /* I4: before a page goes into the database file, its record is on disk. Blocks. */
 int replica_sync(struct replica *r);
+int replica_remove(struct replica *r, const char *suffix); /* a file that is not there is fine */
 int replica_path(const struct replica *r, const char *suffix, char *out, size_t size);
 
 /* Records from *e on, as many as fit a batch and stay in WAL mode's bounds. *at: the position

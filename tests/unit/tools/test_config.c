@@ -52,6 +52,7 @@ static void every_key_is_read(void **state)
                                    "  - tcp://10.0.0.2:4600\n"
                                    "  - tcp://[::1]:4600\n"
                                    "retention: {age: 7d, size: 10GB}\n"
+                                   "scrub: {interval: 12h, rate: 2MB}\n"
                                    "log:\n"
                                    "  format: json\n"
                                    "  level: warn\n"
@@ -71,6 +72,8 @@ static void every_key_is_read(void **state)
     assert_string_equal(c.peers[1], "tcp://[::1]:4600");
     assert_int_equal(c.retention_age_ms, INT64_C(7) * 24 * 3600 * 1000);
     assert_int_equal(c.retention_size_bytes, INT64_C(10) * 1000 * 1000 * 1000);
+    assert_int_equal(c.scrub_interval_ms, 12 * 3600 * 1000);
+    assert_int_equal(c.scrub_rate_bytes, 2000000);
     assert_true(c.log_json);
     assert_int_equal(c.log_level, LOGGER_WARN);
     assert_int_equal(c.exec_count, 5);
@@ -98,6 +101,8 @@ static void an_empty_file_leaves_the_defaults(void **state)
         assert_false(c.primary_given);
         assert_int_equal(c.retention_age_ms, 24 * 3600 * 1000);
         assert_int_equal(c.retention_size_bytes, 0);
+        assert_int_equal(c.scrub_interval_ms, 24 * 3600 * 1000);
+        assert_int_equal(c.scrub_rate_bytes, 16000000);
         assert_false(c.log_json);
         assert_int_equal(c.log_level, LOGGER_INFO);
         assert_null(c.exec);
@@ -121,7 +126,7 @@ static void an_unknown_key_is_named_with_its_line_and_what_was_meant(void **stat
                  "candidate");
     expect_fault("zzzzzzzzzz: 1\n",
                  "t.yml:1: unknown key \"zzzzzzzzzz\", expected one of: mount, data, listen, "
-                 "advertise, http, lease, peers, retention, log, exec, replica-writes, "
+                 "advertise, http, lease, peers, retention, scrub, log, exec, replica-writes, "
                  "allow-other");
 }
 
@@ -280,6 +285,8 @@ static void sizes_and_times_have_units(void **state)
                      -ERR_INVALID);
     assert_int_equal(config_set(&c, CONFIG_RETENTION_SIZE, "", &expected), -ERR_INVALID);
     config_fini(&c);
+    assert_int_equal(read_text(&c, "scrub: 0\n"), 0); /* short for its interval */
+    assert_int_equal(c.scrub_interval_ms, 0);
     assert_int_equal(read_text(&c, "retention: 3h\n"), 0); /* short for its age */
     assert_int_equal(c.retention_age_ms, 3 * 3600 * 1000);
     config_fini(&c);
