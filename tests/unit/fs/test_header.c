@@ -169,6 +169,10 @@ static void written_ranges_become_pages(void **state)
     dirty_add(&d, 0, 0, 1);
     assert_true(d.all);
     dirty_clear(&d);
+    dirty_add(&d, 512, 512,
+              (DIRTY_RANGE_MAX + UINT64_C(1)) * 512); /* more than is noted page by page */
+    assert_true(d.all && d.len == 0);
+    dirty_clear(&d);
     d.size = true;
     assert_true(dirty_any(&d));
     dirty_fini(&d);
