@@ -1,6 +1,6 @@
 # tandemfs: make, make test, make bench. Build folders: build/, build-address,undefined/, build-thread/.
 CC      ?= gcc
-PKG     := fuse3 sqlite3 liblz4 yaml-0.1 jansson
+PKG     := fuse3 sqlite3 liblz4 yaml-0.1 jansson libmicrohttpd
 CFLAGS  ?= -O2 -g
 SANITIZE ?=
 B       := build$(if $(SANITIZE),-$(SANITIZE))

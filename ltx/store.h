@@ -56,7 +56,8 @@ struct store_options {
     int64_t segment_bytes;            /* see txlog.h; 0 = default */
     struct txlog_retention retention; /* zeroed: no limit */
     uint64_t node_id;                 /* stands in the records */
-    int64_t group_sync_us; /* least time between two background syncs; 0 = default 1,000 */
+    int64_t group_sync_us;  /* least time between two background syncs; 0 = default 1,000 */
+    uint32_t databases_max; /* so many ledgers at most; 0 = STORE_DATABASES_MAX */
 };
 
 /* `data_dirfd` is the data folder (borrowed, must outlive the store). Opening each ledger redoes
@@ -78,8 +79,9 @@ void store_set_group_sync(struct store *s, int64_t us);
 struct feeds *store_feeds(struct store *s);
 
 struct ledger *store_find(struct store *s, const char *name); /* NULL if there is none */
-int store_get(struct store *s, const char *name,
-              struct ledger **out); /* creates it at position {0, 0} */
+/* Creates it at position {0, 0} if there is none. -ERR_LIMIT: there are as many as may be; what the
+ * folder holds at the start is opened all the same. */
+int store_get(struct store *s, const char *name, struct ledger **out);
 /* The i-th ledger in the order of creation since the start, i < store_count. Order and pointers
  * stay. */
 uint32_t store_count(struct store *s);
@@ -91,6 +93,9 @@ int store_data_dirfd(struct store *s);
 /* Number of foreign entries found in <data>/db and left alone, for status. */
 uint32_t store_foreign_count(struct store *s);
 
+/* A peer names the databases that a replica makes, so their number has a limit: some kilobytes of
+ * memory and a descriptor or two each. */
+#define STORE_DATABASES_MAX 65536
 #define STORE_NAME_MAX 4096
 /* Folder name for a database name; longer results than a file name may have end in '~' and a
  * checksum. */

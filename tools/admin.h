@@ -17,8 +17,7 @@
 
 /*
  * What the admin address answers, without the HTTP: a table of methods and paths (admin_routes.c)
- * and one function for each. admin_http.c brings the requests, on threads of its own, and is the
- * only file of the daemon here that includes nng.
+ * and one function for each. admin_http.c brings the requests, on a thread of its own.
  */
 
 /* The daemon's parts, as the answers need them. Set once, before admin_http_serve. */
@@ -38,8 +37,7 @@ struct admin_http;
 /* How far the daemon is. Until the parts are there, every path but /healthz answers 503. */
 enum admin_stage { ADMIN_STARTING, ADMIN_WAITING, ADMIN_READY, ADMIN_ENDING };
 
-#define ADMIN_PATH_MAX 64
-#define ADMIN_QUERY_MAX 8192 /* bytes; nng takes no longer request line */
+#define ADMIN_URI_MAX 8192 /* bytes of path and query; a longer one is refused */
 
 struct admin_request {
     const char *method;
@@ -84,6 +82,8 @@ struct admin_route {
     int (*work)(const struct admin_request *q, struct admin_reply *r, struct admin_stream *s);
 };
 
+/* Cuts `uri` (as it was sent) into path and query, which point into it. */
+void admin_split(char *uri, struct admin_request *q);
 /* The route, or NULL with a complete reply (404, 405, 503). HEAD finds what GET does. */
 const struct admin_route *admin_route(const struct admin_request *q, struct admin_reply *r);
 

@@ -66,6 +66,16 @@ static bool comes_from_a_page(const struct admin_request *q)
     return q->origin && strcmp(q->method, "POST") == 0;
 }
 
+void admin_split(char *uri, struct admin_request *q)
+{
+    uri[strcspn(uri, "#")] = '\0';
+    char *mark = strchr(uri, '?');
+    if (mark)
+        *mark = '\0';
+    q->path = uri;
+    q->query = mark ? mark + 1 : "";
+}
+
 const struct admin_route *admin_route(const struct admin_request *q, struct admin_reply *r)
 {
     const struct admin_route *found = NULL;

@@ -21,7 +21,8 @@ struct reader {
     struct config *config;
     const char *name; /* of the file, for messages */
     yaml_document_t document;
-    struct buf value; /* the expanded text of the scalar at hand */
+    struct buf value; /* the expanded text of the scalar at hand; with the file's own limit */
+    size_t exec_size; /* of the words so far, bytes: an alias may repeat a long one */
     char *why;
     size_t why_size;
 };
@@ -74,7 +75,11 @@ static int expand(struct reader *r, const struct key *k, const yaml_node_t *node
     if (err == -ERR_INVALID)
         return refuse(r, node, "%s: found \"%s\", expected ${NAME} (write $${ for a plain ${)",
                       k->name, scalar(node));
-    return err ? err : buf_put_u8(&r->value, 0);
+    if (!err)
+        err = buf_put_u8(&r->value, 0);
+    if (err == -ERR_LIMIT)
+        return refuse(r, node, "%s: the value is longer than %d bytes", k->name, CONFIG_FILE_MAX);
+    return err;
 }
 
 static int take_scalar(struct reader *r, const struct key *k, yaml_node_t *node)
@@ -88,6 +93,8 @@ static int take_scalar(struct reader *r, const struct key *k, yaml_node_t *node)
     if (err)
         return err;
     const char *text = (const char *)r->value.data;
+    if (k->key == CONFIG_EXEC_ARG && (r->exec_size += r->value.len) > CONFIG_FILE_MAX)
+        return refuse(r, node, "%s: the command is longer than %d bytes", k->name, CONFIG_FILE_MAX);
     err = config_set(r->config, k->key, text, &expected);
     if (err == -ERR_INVALID && text[0] == '\0')
         return refuse(r, node, "%s: found nothing, expected %s", k->name, expected);
@@ -265,7 +272,11 @@ static void say_syntax(struct reader *r, const yaml_parser_t *parser)
 int config_read_text(struct config *c, const char *name, const char *text, size_t n, char *why,
                      size_t why_size)
 {
-    struct reader r = {.config = c, .name = name, .why = why, .why_size = why_size};
+    struct reader r = {.config = c,
+                       .name = name,
+                       .value = {.limit = CONFIG_FILE_MAX},
+                       .why = why,
+                       .why_size = why_size};
     yaml_parser_t parser;
     why[0] = '\0';
     if (!yaml_parser_initialize(&parser))

@@ -45,10 +45,31 @@ static uint8_t *frames(const struct writer *w)
     return w->r->frames + CACHE_PAGE;
 }
 
+/*
+ * Every reader may write to -shm, whole headers too. One that tells of frames which the -wal does not
+ * have would have it and the -wal extended up to there: -ERR_BUSY. What was written here last needs
+ * no look.
+ */
+static int check_index(struct replica *r, const struct walindex_header *h)
+{
+    int64_t size, end;
+    if (h->mx_frame == 0)
+        return 0;
+    if (walindex_page_size(h) != r->page_size)
+        return -ERR_BUSY;
+    end = wal_frame_offset(r->page_size, h->mx_frame) + wal_frame_size(r->page_size);
+    if (end == r->tail_end)
+        return 0;
+    int err = file_size(r->wal_fd, &size);
+    return err ? err : end <= size ? 0 : -ERR_BUSY;
+}
+
 /* The wal-index header; SQLite builds a broken or missing one anew. */
 static int read_index(struct replica *r, struct walindex_header *h)
 {
     int err = walindex_read(&r->index, h);
+    if (!err && (err = check_index(r, h)) == -ERR_BUSY && walindex_forget(&r->index) != 0)
+        return -ERR_IO;
     if (err != -ERR_BUSY)
         return err;
     lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
@@ -58,7 +79,9 @@ static int read_index(struct replica *r, struct walindex_header *h)
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : -ERR_IO;
     err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
-    return err ? err : walindex_read(&r->index, h);
+    if (!err)
+        err = walindex_read(&r->index, h);
+    return err ? err : check_index(r, h);
 }
 
 /* If all of the WAL is in the database file and nobody reads from it, begin again at its start. */
@@ -112,8 +135,6 @@ static int begin(struct writer *w)
         return begin_round(w);
     w->header = (struct wal_header){.page_size = walindex_page_size(&w->index),
                                     .big_endian = w->index.big_endian};
-    if (w->header.page_size != r->page_size)
-        return -ERR_CORRUPT;
     memcpy(w->header.salt, w->index.salt, sizeof w->header.salt);
     memcpy(w->cksum, w->index.frame_cksum, sizeof w->cksum);
     return 0;

@@ -128,12 +128,14 @@ static const uint8_t *frame_bytes(struct database *db, uint32_t f, uint32_t upto
 static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
 {
     if (index >= w->pgno_cap) {
-        uint32_t cap = w->pgno_cap ? w->pgno_cap * 2 : 64;
+        size_t cap = w->pgno_cap ? (size_t)w->pgno_cap * 2 : 64;
+        if (cap > UINT32_MAX)
+            return -ERR_LIMIT;
         uint32_t *pgnos = realloc(w->pgno, cap * sizeof *pgnos);
         if (!pgnos)
             return -ERR_NOMEM;
         w->pgno = pgnos;
-        w->pgno_cap = cap;
+        w->pgno_cap = (uint32_t)cap;
     }
     w->pgno[index] = pgno;
     return 0;

@@ -19,12 +19,14 @@ static int extend_map(struct database *db, uint32_t upto)
         w->map_frames = 0;
     }
     if (upto > w->map_cap) {
-        uint32_t cap = upto + upto / 2;
+        size_t cap = (size_t)upto + upto / 2;
+        if (cap > UINT32_MAX)
+            cap = UINT32_MAX;
         uint32_t *map = realloc(w->map, cap * sizeof *map);
         if (!map)
             return -ERR_NOMEM;
         w->map = map;
-        w->map_cap = cap;
+        w->map_cap = (uint32_t)cap;
     }
     while (w->map_frames < upto) {
         uint8_t head[16];

@@ -238,6 +238,26 @@ static void the_environment_is_expanded(void **state)
                  "t.yml:1: mount: found \"${}\", expected ${NAME} (write $${ for a plain ${)");
 }
 
+/* A variable that is named often and a word that is repeated by an alias. */
+static void a_small_file_cannot_make_a_large_command(void **state)
+{
+    (void)state;
+    char *hundred_kb = calloc(1, 100001);
+    char text[512] = "exec: [&w \"${TEST_LONG}\"";
+    memset(hundred_kb, 'x', 100000);
+    setenv("TEST_LONG", hundred_kb, 1);
+    for (int i = 0; i < 12; i++)
+        strcat(text, ", *w");
+    strcat(text, "]\n");
+    expect_fault(text, "t.yml:1: exec: the command is longer than 1048576 bytes");
+    strcpy(text, "mount: /");
+    for (int i = 0; i < 12; i++)
+        strcat(text, "${TEST_LONG}");
+    expect_fault(text, "t.yml:1: mount: the value is longer than 1048576 bytes");
+    unsetenv("TEST_LONG");
+    free(hundred_kb);
+}
+
 static void lists_are_replaced_and_not_added_to(void **state)
 {
     struct config c;
@@ -460,6 +480,7 @@ int main(void)
         cmocka_unit_test(a_bad_value_is_refused_with_what_was_expected),
         cmocka_unit_test(what_is_not_yaml_is_refused_with_its_line),
         cmocka_unit_test(the_environment_is_expanded),
+        cmocka_unit_test(a_small_file_cannot_make_a_large_command),
         cmocka_unit_test(lists_are_replaced_and_not_added_to),
         cmocka_unit_test(sizes_and_times_have_units),
         cmocka_unit_test(mount_and_data_are_apart),
