@@ -191,7 +191,7 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
     sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
     for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         sql_do(db, "INSERT INTO t VALUES(randomblob(3000))");
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
 
         struct walindex index;
@@ -207,7 +207,7 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
         close(fd);
 
         sql_do(db, "INSERT INTO t VALUES(%u)", i);
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, "a wrong wal-index");
         assert_int_equal(stat(fsnode_path(&replica, NAME "-shm"), &st), 0);
