@@ -26,6 +26,7 @@
 
 struct writer {
     struct replica *r;
+    uint32_t page_size;
     struct wal_header header;
     struct walindex_header index;
     uint32_t mx_frame; /* of the index, before */
@@ -98,11 +99,26 @@ static int maybe_restart(struct replica *r, struct walindex_header *h)
     return err;
 }
 
+/*
+ * Frames of one size are in a WAL, so another page size begins it anew. Connections find that in the
+ * header of the wal-index, and in page 1, and follow; the database file becomes what it says with the
+ * next checkpoint. Only a read transaction that uses frames of before is in the way, and no new one
+ * does once they are all in the database file.
+ */
+static int must_restart(struct replica *r, struct walindex_header *h)
+{
+    bool whole;
+    int err = h->mx_frame > 0 ? apply_checkpoint(r, 1, &whole) : 0;
+    if (!err)
+        err = maybe_restart(r, h);
+    return err ? err : h->mx_frame > 0 ? -ERR_BUSY : 0;
+}
+
 static int begin_round(struct writer *w)
 {
     static const uint8_t none[8];
     uint8_t bytes[WAL_HEADER_SIZE];
-    w->header = (struct wal_header){.page_size = w->r->page_size};
+    w->header = (struct wal_header){.page_size = w->page_size};
     if (memcmp(w->index.salt, none, sizeof none) == 0) {
         uint64_t salt = random_u64();
         memcpy(w->index.salt, &salt, sizeof salt);
@@ -111,7 +127,7 @@ static int begin_round(struct writer *w)
     wal_header_build(&w->header, bytes);
     memcpy(w->cksum, w->header.cksum, sizeof w->cksum);
     w->index.big_endian = 0;
-    w->index.page_size = walindex_page_size_field(w->r->page_size);
+    w->index.page_size = walindex_page_size_field(w->page_size);
     memcpy(w->r->tail, bytes, sizeof bytes);
     w->r->tail_end = sizeof bytes;
     return file_write(w->r->wal_fd, bytes, sizeof bytes, 0);
@@ -126,7 +142,8 @@ static int begin(struct writer *w)
     if (!err)
         err = read_index(r, &w->index);
     if (!err)
-        err = maybe_restart(r, &w->index);
+        err =
+            w->page_size == r->page_size ? maybe_restart(r, &w->index) : must_restart(r, &w->index);
     if (err)
         return err;
     w->mx_frame = w->frame = w->index.mx_frame;
@@ -299,7 +316,7 @@ static void take_back(struct writer *w)
 
 int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at)
 {
-    struct writer w = {.r = r};
+    struct writer w = {.r = r, .page_size = e->page_size};
     uint32_t commit = 0;
     uint64_t bytes = 0;
 
@@ -316,14 +333,17 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
         int next = txlog_next(ledger_log(r->ledger), e);
         if (next && next != -ERR_NOTFOUND)
             err = next;
-        more = more && !next && e->commit > 0 && e->page_size == r->page_size;
+        more = more && !next && e->commit > 0 && e->page_size == w.page_size;
     }
     if (!err)
         err = publish(&w, commit);
-    if (err)
+    if (err) {
         take_back(&w);
-    if (!err && w.mode != REPLICA_CLOSED)
-        r->state = w.mode;
+    } else {
+        r->page_size = w.page_size;
+        if (w.mode != REPLICA_CLOSED)
+            r->state = w.mode;
+    }
     if (r->shm_fd >= 0 && !r->holding)
         lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
     free(w.pgno);
@@ -354,7 +374,10 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
         return err;
     int frames, done;
     own_enter();
-    int rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    /* It must have seen the page size. */
+    int rc = sqlite3_exec(r->conn, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
     own_leave();
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : rc == SQLITE_FULL ? -ERR_NOSPACE : -ERR_IO;
