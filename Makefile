@@ -1,6 +1,6 @@
 # tandemfs: make, make test, make bench. Build folders: build/, build-address,undefined/, build-thread/.
 CC      ?= gcc
-PKG     := fuse3 sqlite3 liblz4 yaml-0.1 jansson
+PKG     := fuse3 sqlite3 liblz4 yaml-0.1 jansson libmicrohttpd
 CFLAGS  ?= -O2 -g
 SANITIZE ?=
 B       := build$(if $(SANITIZE),-$(SANITIZE))
@@ -29,11 +29,14 @@ link_fs      = $(B)/libfs.a $(B)/libltx.a
 link_cluster = $(B)/libcluster.a $(B)/libltx.a
 link_tools   = $(filter-out $(B)/tools/tandemfs.o,$(TOOL_OBJ)) $(B)/libfs.a $(B)/libcluster.a $(B)/libltx.a
 
+# Preloaded into the applications of end-to-end tests.
+PRELOAD  := $(patsubst tests/preload/%.c,$(B)/tests/%.so,$(wildcard tests/preload/*.c))
+
 .PHONY: all unit test test-full sqlite-suite bench clean install format check
 .SECONDARY:
 .SECONDEXPANSION:
 
-all: $(B)/tandemfs
+all: $(B)/tandemfs $(PRELOAD)
 
 $(B)/libltx.a: $(LTX_OBJ)
 $(B)/libfs.a: $(FS_OBJ)
@@ -51,6 +54,10 @@ $(B)/%.o: %.c Makefile
 
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/libtest.a $$(link_$$(firstword $$(subst /, ,$$*)))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+$(B)/tests/%.so: tests/preload/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=gnu17 -D_GNU_SOURCE $(WARN) -O1 -g -fPIC -shared -o $@ $< -ldl
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do echo "== $$t"; $$t; done

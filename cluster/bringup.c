@@ -67,6 +67,46 @@ static int open_unnamed(int dirfd, int *fd)
     return rv != 0 ? rv : file_unlink(dirfd, name);
 }
 
+/* Of a damaged database it is found out first what is really here. */
+static bool go_on(void *ctx, uint64_t done, uint64_t total)
+{
+    struct bringup *b = ctx;
+
+    mutex_lock(&b->w->follower->mutex);
+    b->w->pages_done = done;
+    b->w->pages_total = total;
+    mutex_unlock(&b->w->follower->mutex);
+    return !follower_quits(b->w->follower);
+}
+
+static int take_stock(struct bringup *b)
+{
+    struct page_reader reader = store_page_reader(b->w->follower->store);
+    struct page_stock stock = {.go_on = go_on, .ctx = b};
+    struct ledger *l = b->x->ledger;
+    struct ledger_info info;
+    int rv;
+
+    ledger_info(l, &info);
+    if (!info.damaged)
+        return 0;
+    if (reader.stock == NULL) {
+        b->all = true;
+        return 0;
+    }
+    rv = reader.stock(reader.ctx, l, &stock);
+    if (rv == 0)
+        rv = ledger_take_stock(l, stock.page_size, &stock.sums);
+    pagesums_fini(&stock.sums);
+    ledger_info(l, &info);
+    if (rv == 0)
+        log_info("replica",
+                 "%s: its files hold %u pages with checksum %016" PRIx64
+                 ": what differs from the primary is fetched",
+                 ledger_name(l), info.commit, info.last.checksum);
+    return rv;
+}
+
 /* Step 1. */
 static int begin(struct bringup *b)
 {
@@ -88,7 +128,7 @@ static int begin(struct bringup *b)
     b->here_commit = info.commit;
     b->until = b->end_txid = b->begun.txid;
     b->post_checksum = b->begun.checksum;
-    b->all = info.last.txid == 0 || info.commit == 0 || info.damaged || b->x->all_pages ||
+    b->all = b->all || info.last.txid == 0 || info.commit == 0 || b->x->all_pages ||
              info.page_size != b->page_size || b->begun.txid <= 1;
     rv = pagespool_open(&b->spool, b->tmp_dirfd, b->page_size);
     b->spool_open = rv == 0;
@@ -280,6 +320,8 @@ int bringup_job(struct follower_worker *w, struct follow *x)
     int rv = open_tmp(&b);
 
     b.said = b.started;
+    if (rv == 0)
+        rv = take_stock(&b);
     if (rv == 0)
         rv = begin(&b);
     if (rv == 0)

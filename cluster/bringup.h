@@ -11,6 +11,7 @@
 /*
  * Bringing a database up page by page (D7), on a worker of the follower:
  *
+ *   0           of a damaged database it is found out what its files hold          bringup.c
  *   1  BEGIN    the primary keeps its log from now on: position P0                 bringup.c
  *   2  BLOCKS   sums of 256 pages each tell where the two differ                   bringup_pages.c
  *   3  WANT     page sums of these blocks; the pages that differ, as they are,

@@ -22,6 +22,11 @@ struct wanted {
     uint8_t *page; /* one page, decompressed */
 };
 
+static uint32_t blocks_of(uint32_t pages)
+{
+    return pages / PAGESUMS_BLOCK + (pages % PAGESUMS_BLOCK != 0);
+}
+
 static int add_busy(struct wanted *t, uint32_t pgno)
 {
     if (t->busy_len == t->busy_cap) {
@@ -39,7 +44,7 @@ static int add_busy(struct wanted *t, uint32_t pgno)
 /* Step 2: fills t->differs. */
 static int compare_blocks(struct bringup *b, struct wanted *t)
 {
-    uint32_t here = (b->here_commit + PAGESUMS_BLOCK - 1) / PAGESUMS_BLOCK;
+    uint32_t here = blocks_of(b->here_commit);
     uint64_t *sums = malloc(BLOCKS_AT_ONCE * sizeof *sums);
     uint32_t shared = here < t->blocks ? here : t->blocks;
     int rv = sums == NULL ? -ERR_NOMEM : 0;
@@ -81,12 +86,17 @@ static int take_page(struct bringup *b, struct wanted *t, const struct msg_page 
     return rv != 0 ? -ERR_PROTOCOL : pagespool_put(&b->spool, page->pgno, t->page);
 }
 
-/* Sends a WANT and puts the pages of its answer into the spool. 1: the page size has changed. */
-static int want(struct bringup *b, struct wanted *t, int w_err, uint32_t *ranges, uint32_t *pages)
+/*
+ * Sends a WANT for `asked` pages and puts those of its answer into the spool. More than that are
+ * refused: what they take here grows with what is asked, not with what a primary sends. 1: the page
+ * size has changed.
+ */
+static int want(struct bringup *b, struct wanted *t, int w_err, uint32_t asked, uint32_t *ranges,
+                uint32_t *pages)
 {
     struct self_call *c = &b->w->call;
     struct msg_page page;
-    uint32_t page_size;
+    uint32_t page_size, came = 0;
     uint64_t until;
     int rv = follower_ask(b->w->follower, c, w_err, MSG_PAGES);
 
@@ -103,7 +113,7 @@ static int want(struct bringup *b, struct wanted *t, int w_err, uint32_t *ranges
     if (page_size != b->page_size)
         return 1;
     while ((rv = msg_next_page(&c->in, &page)) > 0)
-        if ((rv = take_page(b, t, &page)) != 0)
+        if ((rv = came++ < asked ? take_page(b, t, &page) : -ERR_PROTOCOL) != 0)
             return rv;
     return rv;
 }
@@ -121,7 +131,7 @@ static int want_all(struct bringup *b, struct wanted *t)
         msg_put_u32(&m, at + 1);
         msg_put_u32(&m, n);
         msg_put_u8(&m, 0);
-        rv = want(b, t, m.err, &ranges, &pages);
+        rv = want(b, t, m.err, n, &ranges, &pages);
         if (rv != 0)
             break;
         n = ranges > 0 ? n : pages;
@@ -154,7 +164,7 @@ static int want_blocks(struct bringup *b, struct wanted *t)
 
     while (rv == 0 && block < t->blocks) {
         struct msg_writer m = follower_request(b->w->follower, &b->w->call, MSG_WANT, b->x);
-        uint32_t list[WANT_BLOCKS], sizes[WANT_BLOCKS], n = 0, done = 0;
+        uint32_t list[WANT_BLOCKS], sizes[WANT_BLOCKS], n = 0, done = 0, asked = 0;
         msg_put_u32(&m, b->page_size);
         for (uint32_t i = block; i < t->blocks && n < WANT_BLOCKS; i++) {
             uint32_t first = i * PAGESUMS_BLOCK + 1 + (n == 0 ? skip : 0);
@@ -165,11 +175,12 @@ static int want_blocks(struct bringup *b, struct wanted *t)
                 continue;
             list[n] = i;
             sizes[n++] = last + 1 - first;
+            asked += last + 1 - first;
             put_range(b, &m, first, last + 1 - first);
         }
         if (n == 0)
             break;
-        rv = want(b, t, m.err, &ranges, &pages);
+        rv = want(b, t, m.err, asked, &ranges, &pages);
         if (rv != 0)
             break;
         if (ranges > n || (ranges < n && pages >= sizes[ranges]) || (ranges == 0 && pages == 0))
@@ -200,7 +211,7 @@ static int want_busy(struct bringup *b, struct wanted *t)
             msg_put_u32(&m, 1);
             msg_put_u8(&m, 0);
         }
-        rv = want(b, t, m.err, &ranges, &pages);
+        rv = want(b, t, m.err, n, &ranges, &pages);
         if (rv == 0 && ranges == 0)
             rv = -ERR_PROTOCOL;
         for (; rv == 0 && ranges < n; ranges++) /* the answer was full before these */
@@ -211,7 +222,7 @@ static int want_busy(struct bringup *b, struct wanted *t)
 
 int bringup_fetch_pages(struct bringup *b)
 {
-    struct wanted t = {.blocks = (b->commit + PAGESUMS_BLOCK - 1) / PAGESUMS_BLOCK};
+    struct wanted t = {.blocks = blocks_of(b->commit)};
     uint64_t expected = b->all ? b->commit : 0;
     int rv = 0;
 

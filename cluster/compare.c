@@ -35,6 +35,7 @@ static enum follow_state choose(struct follower *f, struct follow *x, const stru
     struct ledger_info info;
     struct identity id;
     enum catchup way;
+    bool taken;
 
     ledger_info(x->ledger, &info);
     self_identity(f->self, &id);
@@ -46,13 +47,16 @@ static enum follow_state choose(struct follower *f, struct follow *x, const stru
               ledger_name(x->ledger), q.here.txid, q.last.txid, q.first.txid, catchup_name(way));
     mutex_lock(&f->mutex);
     x->known = stand->known;
-    x->all_pages = x->all_pages || info.damaged;
     mutex_unlock(&f->mutex);
-    if (way == CATCHUP_DIVERGED || (x->distrust && q.here.txid != 0))
+    /* After a bring-up that was not ended the position is no transaction's, and the log is empty. */
+    taken = info.damaged && q.here.txid != 0 && position_equal(info.first, info.last);
+    if ((way == CATCHUP_DIVERGED && !(taken && q.known)) || (x->distrust && q.here.txid != 0))
         return FOLLOW_DIVERGED;
     if (!stand->known)
         return FOLLOW_QUIET;
-    if (way == CATCHUP_PAGES || info.damaged || (way == CATCHUP_RECORDS && x->trimmed))
+    if (way != CATCHUP_RECORDS && way != CATCHUP_CURRENT)
+        return FOLLOW_PAGES;
+    if (info.damaged || (way == CATCHUP_RECORDS && (x->trimmed || x->distrust)))
         return FOLLOW_PAGES;
     return FOLLOW_RECORDS;
 }
@@ -157,7 +161,6 @@ void follower_look_for_damage(struct follower *f)
                  info.damage);
         mutex_lock(&f->mutex);
         x->generation++;
-        x->all_pages = true;
         mutex_unlock(&f->mutex);
         follow_set(f, x, FOLLOW_PAGES);
     }

@@ -107,14 +107,14 @@ void connections_remove(struct connections *c, uint32_t id)
     mutex_unlock(&c->mutex);
 }
 
-bool connections_closing(struct connections *c)
+bool connections_may_begin(struct connections *c)
 {
-    bool closing;
+    bool may;
 
     mutex_lock(&c->mutex);
-    closing = c->closing;
+    may = !c->closing && (c->most == 0 || c->count < c->most);
     mutex_unlock(&c->mutex);
-    return closing;
+    return may;
 }
 
 bool connections_any(struct connections *c)

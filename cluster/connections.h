@@ -29,7 +29,8 @@ struct connections {
     struct cond cond;   /* whenever something changes */
     struct connection *list;
     unsigned count, cap;
-    bool closing; /* no new ones are wanted */
+    unsigned most; /* so many at a time; 0: no limit. Set before the first */
+    bool closing;  /* no new ones are wanted */
 };
 
 void connections_init(struct connections *c);
@@ -38,7 +39,7 @@ void connections_fini(struct connections *c);
 /* The library's events. */
 void connections_add(struct connections *c, const struct connection *x);
 void connections_remove(struct connections *c, uint32_t id);
-bool connections_closing(struct connections *c);
+bool connections_may_begin(struct connections *c); /* another one is wanted */
 bool connections_any(struct connections *c);
 
 /* Ends one; false if it is not there, or its socket was not found. */

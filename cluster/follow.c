@@ -164,11 +164,21 @@ static struct follow *pick(const struct follower_worker *w)
 
     for (uint32_t i = 0; i < f->count; i++) {
         struct follow *x = f->list[i];
-        bool pages = x->state == FOLLOW_PAGES || x->state == FOLLOW_DIVERGED;
+        bool pages = x->state == FOLLOW_PAGES || x->state == FOLLOW_DIVERGED || x->mend;
         if (!x->working && (w->pages ? pages : x->state == FOLLOW_FETCH))
             return x;
     }
     return NULL;
+}
+
+/* Not its state's work: that goes on. */
+static void mend(struct follower_worker *w, struct follow *x)
+{
+    int rv = mend_job(w, x);
+
+    if (rv != 0 && rv != -ERR_CLOSED)
+        log_warn("replica", "%s: its bad pages could not be fetched: %s; tried again",
+                 ledger_name(x->ledger), err_text(rv));
 }
 
 static void work(struct follower_worker *w, struct follow *x)
@@ -208,15 +218,20 @@ static void run_worker(void *arg)
     mutex_lock(&f->mutex);
     while (!f->quit) {
         struct follow *x = pick(w);
+        bool mending = x != NULL && w->pages && x->mend;
         if (x == NULL) {
             cond_wait(&f->cond, &f->mutex);
             continue;
         }
         x->working = true;
-        w->busy = x;
+        x->mend = x->mend && !mending;
+        w->busy = mending ? NULL : x;
         w->pages_done = w->pages_total = 0;
         mutex_unlock(&f->mutex);
-        work(w, x);
+        if (mending)
+            mend(w, x);
+        else
+            work(w, x);
         mutex_lock(&f->mutex);
         x->working = false;
         w->busy = NULL;

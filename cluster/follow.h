@@ -21,6 +21,7 @@
  *                   COMPARE: decides what each database needs                         compare.c
  *   ack             tells what became durable, and the role when all is applied       ack.c
  *   pages 0, 1      keeps what diverged, brings databases up by pages                 bringup.c
+ *                   puts single bad pages right                                       mend.c
  *   fetch 0, 1      fetches long records in pieces                                    fetch.c
  *
  * Each database is in one state; the thread named may work on it and nobody else:
@@ -56,6 +57,9 @@ struct follow {
     struct position acked;
     uint64_t mark;    /* what must be applied for this node to be level */
     uint64_t applied; /* as last seen */
+    bool mend;        /* single pages of it are bad, and due to be fetched; whatever the state */
+    unsigned mend_tries;
+    struct mono mend_tried;
     unsigned failures;
     struct mono held;
     int64_t hold_ms;
@@ -145,10 +149,14 @@ int follower_compare(struct follower *f, struct self_call *c);
 /* A database that fs found damaged is sent to be fetched again. */
 void follower_look_for_damage(struct follower *f);
 
+/* Bad pages that fs has found are sent to be fetched, the rest of the database going on. */
+void follower_look_for_bad_pages(struct follower *f);
+
 void pull_run(void *follower);
 void ack_run(void *follower);
 int fetch_job(struct follower_worker *w, struct follow *x);
 int bringup_job(struct follower_worker *w, struct follow *x);
 int diverged_job(struct follower_worker *w, struct follow *x);
+int mend_job(struct follower_worker *w, struct follow *x);
 
 #endif

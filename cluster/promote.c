@@ -60,6 +60,12 @@ static int fail(struct promotion *p, int code, const char *fmt, ...)
     return code;
 }
 
+/* What the primary gave as the reason, or what its answer was. */
+static const char *reason(const struct promotion *p, int code)
+{
+    return p->call.head.type == MSG_ERROR ? p->call.error.text : err_text(code);
+}
+
 static int fail_unreachable(struct promotion *p)
 {
     if (p->primary[0] == '\0')
@@ -123,7 +129,8 @@ static int add_must_have(struct promotion *p, const char *name, struct position 
     return 0;
 }
 
-/* One PREPARE; `from` moves on by the positions that came. *total: databases in all. */
+/* One PREPARE; `from` moves on by the positions that came. *total: databases in all, which is as many
+ * as a node can have at most. */
 static int prepare_once(struct promotion *p, uint32_t *from, uint32_t *total)
 {
     struct msg_stamp stamp = self_stamp(&p->n->self);
@@ -140,8 +147,10 @@ static int prepare_once(struct promotion *p, uint32_t *from, uint32_t *total)
         return rv;
     p->token = msg_get_u64(&p->call.in);
     *total = msg_get_u32(&p->call.in);
+    if (*total > STORE_DATABASES_MAX)
+        return -ERR_PROTOCOL;
     while ((rv = msg_next_standing(&p->call.in, name, &at)) > 0) {
-        rv = add_must_have(p, name, at);
+        rv = *from < *total ? add_must_have(p, name, at) : -ERR_PROTOCOL;
         if (rv != 0)
             return rv;
         ++*from;
@@ -151,17 +160,20 @@ static int prepare_once(struct promotion *p, uint32_t *from, uint32_t *total)
 
 static int prepare(struct promotion *p)
 {
-    uint32_t from = 0, total = 0;
+    uint32_t from = 0, total = 0, before;
     int rv = 0;
 
     do {
+        before = from;
         rv = prepare_once(p, &from, &total);
+        if (rv == 0 && from < total && from == before)
+            rv = -ERR_PROTOCOL;
     } while (rv == 0 && from < total);
     if (rv == -ERR_UNREACHABLE || (rv == -ERR_TIMEOUT && !p->call.answered))
         return fail_unreachable(p);
     if (rv != 0)
         return fail(p, rv, "the primary %s did not agree to hand over: %s", p->primary,
-                    p->call.answered ? p->call.error.text : err_text(rv));
+                    reason(p, rv));
     return 0;
 }
 
@@ -207,7 +219,7 @@ static int wait_until_level(struct promotion *p)
             int rv = prepare_once(p, &from, &total);
             if (rv != 0)
                 return fail(p, rv, "the primary %s gave up the handover: %s", p->primary,
-                            p->call.answered ? p->call.error.text : err_text(rv));
+                            reason(p, rv));
             touched = mono_now();
         }
         feed_wait(feed, seen, 100);

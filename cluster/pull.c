@@ -398,6 +398,7 @@ void pull_run(void *follower)
         if (mono_since_ms(looked) >= f->heartbeat_ms) {
             looked = mono_now();
             follower_look_for_damage(f);
+            follower_look_for_bad_pages(f);
         }
     }
     self_call_fini(&p.call);

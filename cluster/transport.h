@@ -18,6 +18,9 @@
  * dropped. */
 #define TRANSPORT_REQUEST_MAX (1u << 20)
 #define TRANSPORT_ANSWER_MAX (4u << 20)
+/* A listener has so many connections at a time, three for each of the most members and some to spare;
+ * each may hold one request. More are closed as they begin. */
+#define TRANSPORT_CONNECTIONS_MAX 256
 
 /*
  * The listening side.

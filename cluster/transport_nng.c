@@ -125,7 +125,7 @@ static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *arg)
     if (event == NNG_PIPE_EV_REM_POST) {
         connections_remove(c, x.id);
     } else if (event == NNG_PIPE_EV_ADD_PRE) {
-        if (connections_closing(c))
+        if (!connections_may_begin(c))
             nng_pipe_close(pipe); /* nothing has begun on it */
     } else if (nng_pipe_get_addr(pipe, NNG_OPT_LOCADDR, &local) == 0 &&
                nng_pipe_get_addr(pipe, NNG_OPT_REMADDR, &remote) == 0) {
@@ -213,6 +213,7 @@ int transport_listen(struct transport **out, const char *url, transport_handler 
     t->handler = handler;
     t->handler_ctx = ctx;
     connections_init(&t->connections);
+    t->connections.most = TRANSPORT_CONNECTIONS_MAX;
     if ((rv = nng_rep0_open(&t->socket)) != 0)
         goto err;
     if ((rv = nng_socket_set_size(t->socket, NNG_OPT_RECVMAXSZ, REQUEST_TAKEN_MAX)) != 0 ||

@@ -48,14 +48,15 @@ static int open_backing(struct fs *fs, struct inode *i, int flags, int *fd)
 
 /*
  * What the kernel does with the handle. Cached pages stay valid from one opening to the next.
- * Nothing follows from closing a journal, a wal-index or a handle of our own, so the kernel need not
- * tell; for our own it must not: a daemon that is killed would wait for its own answer.
+ * Nothing follows from closing a journal or a handle of our own, so the kernel need not tell; for our
+ * own it must not: a daemon that is killed would wait for its own answer.
  */
 static void fill_info(struct fuse_file_info *fi, struct handle *h)
 {
     fi->fh = (uintptr_t)h;
     fi->keep_cache = 1;
-    fi->noflush = !h->db || h->own || (h->kind != FILE_MAIN && h->kind != FILE_WAL);
+    fi->noflush =
+        !h->db || h->own || (h->kind != FILE_MAIN && h->kind != FILE_WAL && h->kind != FILE_SHM);
 }
 
 static void set_database(struct handle *h, const struct ident *id, bool own)
@@ -221,6 +222,11 @@ void op_create(fuse_req_t req, fuse_ino_t parent_ino, const char *name, mode_t m
     }
 }
 
+static void flush_done(void *req)
+{
+    fuse_reply_err(req, 0);
+}
+
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -228,7 +234,9 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     loop_long_begin();
     int rc = h->db ? database_flushed(h->db, h->kind, h->file, h->own) : 0;
     loop_long_end();
-    fuse_reply_err(req, rc ? err_errno(rc) : 0);
+    if (rc || !h->db ||
+        !database_closing(h->db, h->kind, h->own, fuse_req_ctx(req)->pid, flush_done, req))
+        fuse_reply_err(req, rc ? err_errno(rc) : 0);
 }
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

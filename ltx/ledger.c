@@ -276,6 +276,8 @@ void ledger_info(struct ledger *l, struct ledger_info *out)
     out->damaged = l->damaged;
     memcpy(out->damage, l->damage, sizeof out->damage);
     out->diverged = l->diverged;
+    out->bad = l->bad_count;
+    out->mended = l->mended;
     mutex_unlock(&l->mutex);
 }
 

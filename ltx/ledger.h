@@ -96,6 +96,8 @@ struct ledger_info {
     bool damaged;           /* see ledger_set_damaged */
     char damage[128];       /* one clause why */
     uint32_t diverged;      /* LTX files in diverged/ for this database */
+    uint32_t bad;           /* pages that are known to be bad, see ledger_note_bad */
+    uint64_t mended;        /* pages that were put right since the start */
 };
 const char *ledger_name(const struct ledger *l); /* path below the mount, without a leading slash */
 struct txlog *ledger_log(struct ledger *l);
@@ -119,6 +121,25 @@ void ledger_set_applied(struct ledger *l, struct position p);
 void ledger_set_damaged(struct ledger *l, const char *why);
 
 /*
+ * Pages that are not in the files as they should be: noted by whoever compares, gone through by
+ * whoever can put them right, settled when that is done, or when a look shows that they are right.
+ * Kept in memory only. ledger_note_bad: 1 = new, 0 = known already, -ERR_LIMIT with
+ * LEDGER_BAD_MAX of them. Both wake the feed `applied`.
+ */
+#define LEDGER_BAD_MAX 4096
+int ledger_note_bad(struct ledger *l, uint32_t pgno);
+void ledger_settle_bad(struct ledger *l, uint32_t pgno, bool mended);
+uint32_t ledger_bad_pages(struct ledger *l, uint32_t *out, uint32_t max); /* rising */
+
+/*
+ * Looks in the log for pages pgno[0] < pgno[1] < ... as they are now: `found` gets each, perhaps more
+ * than once, and ends the search with anything but 0. Reads the whole log: blocks.
+ */
+typedef int ledger_page_found(void *ctx, uint32_t pgno, const void *page);
+int ledger_find_pages(struct ledger *l, const uint32_t *pgno, uint32_t n, ledger_page_found *found,
+                      void *ctx);
+
+/*
  * The database file on disk is known to hold everything up to `p` (the caller has synced it): keeps
  * the sums and S = p, so that recovery starts there. Blocks. `p` is at or before the last position.
  */
@@ -140,8 +161,27 @@ bool ledger_is_unclean(struct ledger *l);
 int ledger_rebuild_sums(struct ledger *l, int (*read)(void *ctx, uint32_t pgno, void *page),
                         void *ctx);
 
+/*
+ * A damaged database becomes what its files hold: `sums` of that many pages (taken on success), at
+ * the position that these sums make, which no transaction has led to; the log begins anew there. So
+ * it can be brought up like any other that has fallen behind: by the pages that differ. It stays
+ * marked as damaged until a rebase has come. What only this node has must have been kept before.
+ * Blocks; one thread at a time for a ledger, and none that receives.
+ */
+int ledger_take_stock(struct ledger *l, uint32_t page_size, struct pagesums *sums);
+
 /* Keeps each record after `common` as diverged/<escaped name>/MIN-MAX.ltx (standard files). Blocks.
  * *kept: files written. */
 int ledger_keep_diverged(struct ledger *l, uint64_t common, uint32_t *kept);
+
+/* What lies in diverged/ for this database now. Reads that folder. */
+struct ledger_kept {
+    uint32_t files;
+    uint64_t first_txid, last_txid; /* 0 if there are none */
+    uint64_t bytes;
+    int64_t newest_ms; /* when the last of them was kept; since the Unix epoch */
+    char folder[272];  /* below the data folder */
+};
+void ledger_kept(struct ledger *l, struct ledger_kept *out);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -114,27 +115,51 @@ static int keep_all(struct ledger *l, int dirfd, uint64_t common, uint32_t *kept
     return rc == -ERR_NOTFOUND ? 0 : rc;
 }
 
-uint32_t ledger_count_diverged(int data_dirfd, const char *folder)
+/* "MIN-MAX.ltx", or "MIN-MAX.VERSION.ltx". */
+static bool parse_kept(const char *name, uint64_t *min, uint64_t *max)
 {
-    char path[LEDGER_FOLDER_SIZE + 16];
-    snprintf(path, sizeof path, "diverged/%s", folder);
+    size_t n = strlen(name);
+    if (n < LTX_NAME_SIZE - 1 || strcmp(name + n - 4, ".ltx") != 0)
+        return false;
+    char plain[LTX_NAME_SIZE];
+    snprintf(plain, sizeof plain, "%.*s.ltx", LTX_NAME_SIZE - 5, name);
+    return ltx_name_parse(plain, min, max) == 0;
+}
+
+static void add_kept(int dirfd, const char *name, struct ledger_kept *out)
+{
+    uint64_t min, max;
+    struct stat st;
+    if (!parse_kept(name, &min, &max) || fstatat(dirfd, name, &st, 0) < 0)
+        return;
+    int64_t ms = (int64_t)st.st_mtim.tv_sec * 1000;
+    if (out->files == 0 || min < out->first_txid)
+        out->first_txid = min;
+    if (max > out->last_txid)
+        out->last_txid = max;
+    if (ms > out->newest_ms)
+        out->newest_ms = ms;
+    out->bytes += (uint64_t)st.st_size;
+    out->files++;
+}
+
+void ledger_kept(struct ledger *l, struct ledger_kept *out)
+{
+    *out = (struct ledger_kept){0};
+    snprintf(out->folder, sizeof out->folder, "diverged/%s", l->folder);
     int fd;
-    if (file_open(data_dirfd, path, O_RDONLY | O_DIRECTORY, 0, &fd) < 0)
-        return 0;
-    DIR *dir = fdopendir(fd);
-    if (dir == NULL) {
+    DIR *dir = NULL;
+    if (file_open(l->data_dirfd, out->folder, O_RDONLY | O_DIRECTORY, 0, &fd) == 0 &&
+        (dir = fdopendir(fd)) == NULL)
         (void)file_close(fd);
-        return 0;
-    }
-    uint32_t count = 0;
     const struct dirent *e;
-    while (file_next_entry(dir, &e) == 0 && e != NULL) {
-        size_t n = strlen(e->d_name);
-        if (n > 4 && strcmp(e->d_name + n - 4, ".ltx") == 0)
-            count++;
-    }
-    closedir(dir);
-    return count;
+    while (dir != NULL && file_next_entry(dir, &e) == 0 && e != NULL)
+        add_kept(dirfd(dir), e->d_name, out);
+    if (dir != NULL)
+        closedir(dir);
+    mutex_lock(&l->mutex);
+    l->diverged = out->files;
+    mutex_unlock(&l->mutex);
 }
 
 int ledger_keep_diverged(struct ledger *l, uint64_t common, uint32_t *kept)
@@ -157,10 +182,8 @@ int ledger_keep_diverged(struct ledger *l, uint64_t common, uint32_t *kept)
     (void)file_close(fd);
     if (rc < 0)
         return rc;
-    uint32_t count = ledger_count_diverged(l->data_dirfd, l->folder);
-    mutex_lock(&l->mutex);
-    l->diverged = count;
-    mutex_unlock(&l->mutex);
+    struct ledger_kept now;
+    ledger_kept(l, &now);
     *kept = n;
     return 0;
 }

@@ -9,7 +9,7 @@
 /*
  * What the files of the ledger share: ledger.c (transactions, what it is now), ledger_receive.c
  * (records from a peer), ledger_state.c (the state file, checkpoints), ledger_open.c (from a folder
- * to a ledger, lost sums), ledger_diverged.c.
+ * to a ledger, lost sums), ledger_bad.c (bad pages), ledger_diverged.c.
  *
  * The mutex guards every field that changes. Position, size and sums change only with the log's
  * append slot held as well, so its holder may read them without the mutex.
@@ -59,6 +59,9 @@ struct ledger {
     bool damaged;
     char damage[128];
     uint32_t diverged;
+    uint32_t *bad; /* LEDGER_BAD_MAX of room, or NULL */
+    uint32_t bad_count;
+    uint64_t mended;
 };
 
 struct ledger_options {
@@ -98,9 +101,5 @@ void ledger_damage_locked(struct ledger *l, const char *why);
 
 int ledger_state_read(int dirfd, struct ledger_state *state, char **name); /* *name: malloc'ed */
 int ledger_state_write(int dirfd, const struct ledger_state *state, const char *name);
-
-/* ledger_diverged.c */
-
-uint32_t ledger_count_diverged(int data_dirfd, const char *folder);
 
 #endif

@@ -239,7 +239,8 @@ int ledger_create(struct ledger **out, const char *name, const struct ledger_opt
         ledger_close(l);
         return rc;
     }
-    l->diverged = ledger_count_diverged(o->data_dirfd, o->folder);
+    struct ledger_kept kept;
+    ledger_kept(l, &kept);
     *out = l;
     return 0;
 }
@@ -267,7 +268,8 @@ int ledger_open(struct ledger **out, const struct ledger_options *o)
         ledger_close(l);
         return rc;
     }
-    l->diverged = ledger_count_diverged(o->data_dirfd, o->folder);
+    struct ledger_kept kept;
+    ledger_kept(l, &kept);
     *out = l;
     return 0;
 }
@@ -278,6 +280,7 @@ void ledger_close(struct ledger *l)
         return;
     txlog_close(l->log);
     pagesums_fini(&l->sums);
+    free(l->bad);
     (void)file_close(l->dirfd);
     cond_fini(&l->saved);
     mutex_fini(&l->mutex);
@@ -315,4 +318,33 @@ int ledger_rebuild_sums(struct ledger *l, int (*read)(void *ctx, uint32_t pgno, 
     pagesums_fini(&sums);
     txlog_append_abort(&slot);
     return rc;
+}
+
+int ledger_take_stock(struct ledger *l, uint32_t page_size, struct pagesums *sums)
+{
+    mutex_lock(&l->mutex);
+    bool damaged = l->damaged;
+    struct position here = {.txid = l->last.txid};
+    if (here.txid < l->state.recovery.txid)
+        here.txid = l->state.recovery.txid;
+    mutex_unlock(&l->mutex);
+    if (!damaged)
+        return -ERR_INVALID;
+    if (here.txid == 0)
+        here.txid = 1;
+    here.checksum = pagesums_total(sums);
+    int rc = txlog_reset(l->log, here);
+    if (rc < 0)
+        return rc;
+    mutex_lock(&l->mutex);
+    struct pagesums old = l->sums;
+    l->sums = *sums;
+    *sums = old;
+    l->last = l->applied = here;
+    l->bad_count = 0;
+    l->page_size = page_size;
+    l->commit = l->sums.count;
+    mutex_unlock(&l->mutex);
+    pagesums_fini(sums);
+    return 0;
 }

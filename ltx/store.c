@@ -215,6 +215,12 @@ static int create(struct store *s, const char *name, const char *folder, struct 
                   folder);
         return -ERR_DAMAGED;
     }
+    if (store_count(s) >= s->options.databases_max) {
+        log_error("store",
+                  "\"%s\" cannot be made: there are %u databases already, deleted ones included",
+                  name, s->options.databases_max);
+        return -ERR_LIMIT;
+    }
     struct ledger_options options = ledger_options(s, folder);
     struct ledger *l;
     int rc = ledger_create(&l, name, &options);
@@ -241,6 +247,8 @@ int store_open(struct store **out, int data_dirfd, const struct store_options *o
     s->options = *options;
     if (s->options.group_sync_us <= 0)
         s->options.group_sync_us = DEFAULT_GROUP_SYNC_US;
+    if (s->options.databases_max == 0)
+        s->options.databases_max = STORE_DATABASES_MAX;
     store_set_group_sync(s, 0);
     feed_init(&s->feeds.published);
     feed_init(&s->feeds.durable);

@@ -170,4 +170,20 @@ int txlog_drop_superseded(struct txlog *t);
 /* Forgets everything and starts again at `base` (after what mattered was kept elsewhere). */
 int txlog_reset(struct txlog *t, struct position base);
 
+/*
+ * Reads everything that the log has published, and compares checksums. `go_on` is told how many
+ * bytes more were read and may take its time; false ends it with -ERR_CLOSED. `fault` is told each
+ * file in which something is wrong. 0 if all of it was read, whatever was found. Blocks.
+ */
+struct txlog_checker {
+    bool (*go_on)(void *ctx, uint64_t bytes);
+    void (*fault)(void *ctx, const char *file, const char *why);
+    void *ctx;
+};
+int txlog_check(struct txlog *t, const struct txlog_checker *checker);
+
+/* Nothing is appended until txlog_let_go. -ERR_BUSY if somebody appends just now: it never waits. */
+int txlog_hold(struct txlog *t);
+void txlog_let_go(struct txlog *t);
+
 #endif

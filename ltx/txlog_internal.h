@@ -126,6 +126,10 @@ void segment_frame_encode(const struct txlog_frame *f, uint64_t salt,
  * read.
  */
 int segment_frame_read(int fd, uint64_t salt, int64_t off, int64_t end, struct txlog_frame *f);
+/* CRC of the record at `off`, and the checksum its trailer states: -ERR_CHECKSUM if either is not the
+ * frame's. `buffer` has SEGMENT_SCAN_BYTES. */
+#define SEGMENT_SCAN_BYTES (256 * 1024)
+int segment_check_body(int fd, int64_t off, const struct txlog_frame *f, uint8_t *buffer);
 /* Whether a record may come after `last`. */
 bool segment_follows(struct position last, uint32_t flags, const struct ltx_header *h);
 /* The frame now stands at the end of the segment. */

@@ -15,7 +15,6 @@ static const uint8_t frame_magic[4] = {'T', 'F', 'R', 'M'};
 
 #define HEADER_CRC_AT 40
 #define FRAME_CRC_AT 40
-#define SCAN_BYTES (256 * 1024)
 
 static bool is_zero(const uint8_t *p, size_t n)
 {
@@ -116,14 +115,13 @@ bool segment_follows(struct position last, uint32_t flags, const struct ltx_head
     return h->pre_checksum == last.checksum;
 }
 
-/* CRC of the record, and the checksum its trailer states. -ERR_CHECKSUM if either is not the
- * frame's. */
-static int check_body(int fd, int64_t off, const struct txlog_frame *f, uint8_t *buffer)
+int segment_check_body(int fd, int64_t off, const struct txlog_frame *f, uint8_t *buffer)
 {
     uint64_t crc = 0;
     uint8_t trailer[LTX_TRAILER_SIZE];
     for (uint64_t done = 0; done < f->size;) {
-        size_t n = f->size - done < SCAN_BYTES ? (size_t)(f->size - done) : SCAN_BYTES;
+        size_t n =
+            f->size - done < SEGMENT_SCAN_BYTES ? (size_t)(f->size - done) : SEGMENT_SCAN_BYTES;
         int rc = file_read(fd, buffer, n, off + (int64_t)done);
         if (rc < 0)
             return rc;
@@ -155,7 +153,7 @@ static int scan_frame(const struct txlog_part *p, int fd, int64_t file_size, uin
         *torn = "the record does not follow on the one before";
         return -ERR_NOTFOUND;
     }
-    rc = check_body(fd, p->end + TXLOG_FRAME_HEADER, f, buffer);
+    rc = segment_check_body(fd, p->end + TXLOG_FRAME_HEADER, f, buffer);
     if (rc == -ERR_CHECKSUM || rc == -ERR_TRUNCATED) {
         *torn = "the record does not match its checksum";
         return -ERR_NOTFOUND;
@@ -180,7 +178,7 @@ void segment_add(struct txlog_part *p, const struct txlog_frame *f)
 
 int segment_scan(struct txlog_part *p, int fd, int64_t file_size, const char **torn)
 {
-    uint8_t *buffer = malloc(SCAN_BYTES);
+    uint8_t *buffer = malloc(SEGMENT_SCAN_BYTES);
     if (buffer == NULL)
         return -ERR_NOMEM;
     p->end = TXLOG_SEGMENT_HEADER;

@@ -17,8 +17,7 @@
 
 /*
  * What the admin address answers, without the HTTP: a table of methods and paths (admin_routes.c)
- * and one function for each. admin_http.c brings the requests, on threads of its own, and is the
- * only file of the daemon here that includes nng.
+ * and one function for each. admin_http.c brings the requests, on a thread of its own.
  */
 
 /* The daemon's parts, as the answers need them. Set once, before admin_http_serve. */
@@ -38,8 +37,7 @@ struct admin_http;
 /* How far the daemon is. Until the parts are there, every path but /healthz answers 503. */
 enum admin_stage { ADMIN_STARTING, ADMIN_WAITING, ADMIN_READY, ADMIN_ENDING };
 
-#define ADMIN_PATH_MAX 64
-#define ADMIN_QUERY_MAX 8192 /* bytes; nng takes no longer request line */
+#define ADMIN_URI_MAX 8192 /* bytes of path and query; a longer one is refused */
 
 struct admin_request {
     const char *method;
@@ -66,8 +64,11 @@ int admin_stream_begin(struct admin_stream *s, const char *type, uint64_t size,
 int admin_stream_write(struct admin_stream *s, const void *data, size_t n);
 /* Becomes true when the daemon ends or the other side is gone. */
 const volatile bool *admin_stream_cancel(struct admin_stream *s);
-/* How far the work before the first byte is; /info shows it. */
+/* How far the work before the first byte is, in pages, and if it is known in bytes; /info shows it. */
 void admin_stream_progress(struct admin_stream *s, const char *what, uint64_t done, uint64_t total);
+void admin_stream_bytes(struct admin_stream *s, uint64_t done, uint64_t total);
+/* From now on the work is cancelled when the other side goes away before it has the answer. */
+void admin_stream_watch(struct admin_stream *s);
 
 /*
  * One way of asking. `answer` is quick: it takes locks for short and reads little, on the one admin
@@ -81,6 +82,8 @@ struct admin_route {
     int (*work)(const struct admin_request *q, struct admin_reply *r, struct admin_stream *s);
 };
 
+/* Cuts `uri` (as it was sent) into path and query, which point into it. */
+void admin_split(char *uri, struct admin_request *q);
 /* The route, or NULL with a complete reply (404, 405, 503). HEAD finds what GET does. */
 const struct admin_route *admin_route(const struct admin_request *q, struct admin_reply *r);
 
@@ -98,7 +101,8 @@ json_t *admin_text(const char *text);
 /* Work in progress of the streams, for /info. */
 struct admin_job_info {
     char what[256];
-    uint64_t done, total;
+    uint64_t done, total;             /* pages */
+    uint64_t bytes_done, bytes_total; /* 0 = not known */
 };
 size_t admin_jobs(struct admin_http *a, struct admin_job_info *out, size_t max);
 
@@ -108,6 +112,7 @@ void admin_health(const struct admin_request *q, struct admin_reply *r);
 void admin_primary(const struct admin_request *q, struct admin_reply *r);
 void admin_replica(const struct admin_request *q, struct admin_reply *r);
 int admin_promote(const struct admin_request *q, struct admin_reply *r, struct admin_stream *s);
+int admin_verify(const struct admin_request *q, struct admin_reply *r, struct admin_stream *s);
 int admin_export(const struct admin_request *q, struct admin_reply *r, struct admin_stream *s);
 
 #endif

@@ -21,7 +21,7 @@ static json_t *damaged_databases(struct store *store)
         struct ledger *l = store_at(store, i);
         struct ledger_info info;
         ledger_info(l, &info);
-        if (info.damaged)
+        if (info.damaged || info.bad > 0)
             json_array_append_new(list, admin_text(ledger_name(l)));
     }
     return list;

@@ -1,460 +1,252 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HTTP for the admin address, by nng's server. Its handlers run on nng's own threads, which must
- * not block: a quick request is queued for the one admin thread, and a long one is taken away from
- * the server together with its connection and gets a thread of its own.
+ * HTTP for the admin address, by libmicrohttpd: see admin_impl.h. What a client can make the daemon
+ * take has limits: so many connections, each with one buffer for request line and headers, and so long
+ * without a byte.
  */
 #include "tools/admin_http.h"
 
-#include <inttypes.h>
-#include <nng/nng.h>
-#include <nng/supplemental/http/http.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "ltx/base/err.h"
-#include "ltx/base/logger.h"
-#include "ltx/base/mutex.h"
-#include "ltx/base/thread.h"
+#include "tools/admin_impl.h"
+#include "tools/port.h"
 
-#define QUEUE_MAX 64          /* quick requests that wait */
-#define JOBS_MAX 8            /* long requests at a time */
-#define BODY_MAX 4096         /* bytes that a request may carry; none of ours needs any */
-#define SEND_TIMEOUT_MS 60000 /* for one piece; who takes none for so long is gone */
+#define CONNECTIONS_MAX 64u
+#define HEAD_MAX (16u << 10) /* bytes of request line, headers and the answer's head */
+#define BODY_MAX 4096u       /* bytes that a request may carry; none of ours needs any */
+#define IDLE_S 15u           /* a connection on which nothing comes ends */
+#define FLUSH_MS 2000        /* at the end, for the answers that are on their way */
+#define FLUSH_LOOK_MS 20
 
-enum job_state { JOB_FREE, JOB_RUNNING, JOB_DONE };
-
-struct admin_stream {
+/* One request, from its first line to its end. */
+struct request {
     struct admin_http *server;
-    struct thread thread;
-    enum job_state state; /* guarded by the server's mutex, as are the next four */
-    nng_aio *aio;
-    char what[256];
-    uint64_t done, total;
-    volatile bool cancel; /* set under the mutex, read anywhere */
-    nng_http_conn *conn;
-    const struct admin_route *route;
-    char *method, *uri, *query; /* the query points into the uri */
-    enum admin_stage stage;
-    bool begun; /* the head is out: the reply is no longer ours to choose */
+    char *uri;
+    size_t body; /* bytes so far */
+    bool seen;
+    struct admin_stream *job;
 };
 
-struct admin_http {
-    nng_http_server *server;
-    struct thread thread;
-    struct mutex mutex; /* guards all below */
-    struct cond work;
-    nng_aio *queue[QUEUE_MAX];
-    size_t queued;
-    struct admin_stream jobs[JOBS_MAX];
-    enum admin_stage stage;
-    const struct admin_parts *parts;
-    bool quit;
-};
-
-static int from_nng(int rv)
+enum MHD_Result admin_send(struct MHD_Connection *c, struct admin_reply *r)
 {
-    switch (rv) {
-    case 0: return 0;
-    case NNG_ENOMEM: return -ERR_NOMEM;
-    case NNG_EADDRINUSE: return -ERR_BUSY;
-    case NNG_EPERM: return -ERR_ACCESS;
-    case NNG_ETIMEDOUT: return -ERR_TIMEOUT;
-    case NNG_ECANCELED:
-    case NNG_ECLOSED: return -ERR_CLOSED;
-    case NNG_EADDRINVAL: return -ERR_INVALID;
-    default: return -ERR_IO;
+    struct MHD_Response *res =
+        MHD_create_response_from_buffer(r->body.len, r->body.data, MHD_RESPMEM_MUST_FREE);
+    unsigned status = r->status ? r->status : 500;
+    if (!res) {
+        buf_fini(&r->body);
+        return MHD_NO;
     }
+    r->body = (struct buf){0};
+    if (r->type)
+        MHD_add_response_header(res, "Content-Type", r->type);
+    if (r->allow)
+        MHD_add_response_header(res, "Allow", r->allow);
+    MHD_add_response_header(res, "Cache-Control", "no-store");
+    enum MHD_Result sent = MHD_queue_response(c, status, res);
+    MHD_destroy_response(res);
+    return sent;
 }
 
-static nng_http_res *make_response(const struct admin_reply *r)
+static enum MHD_Result refuse(struct MHD_Connection *c, unsigned status, const char *text)
 {
-    nng_http_res *res;
-    if (nng_http_res_alloc(&res) != 0)
+    struct admin_reply r = {0};
+    admin_refuse(&r, status, "%s", text);
+    return admin_send(c, &r);
+}
+
+void admin_wake(struct admin_http *a)
+{
+    (void)eventfd_write(a->wake_fd, 1);
+}
+
+/* The request line, as it was sent. What is returned comes with every call for this request. */
+static void *begin_request(void *server, const char *uri, struct MHD_Connection *c)
+{
+    struct request *q = calloc(1, sizeof *q);
+    (void)c;
+    if (!q)
         return NULL;
-    int rv = nng_http_res_set_status(res, (uint16_t)(r->status ? r->status : 500));
-    if (rv == 0 && r->type)
-        rv = nng_http_res_set_header(res, "Content-Type", r->type);
-    if (rv == 0 && r->allow)
-        rv = nng_http_res_set_header(res, "Allow", r->allow);
-    if (rv == 0)
-        rv = nng_http_res_set_header(res, "Cache-Control", "no-store");
-    if (rv == 0)
-        rv = nng_http_res_copy_data(res, r->body.data, r->body.len);
-    if (rv == 0)
-        return res;
-    nng_http_res_free(res);
+    q->server = server;
+    q->uri = strdup(uri);
+    if (q->uri)
+        return q;
+    free(q);
     return NULL;
 }
 
-/* Ends a quick request; takes the reply's body. */
-static void finish(nng_aio *aio, struct admin_reply *r)
+static void end_request(void *server, struct MHD_Connection *c, void **state,
+                        enum MHD_RequestTerminationCode how)
 {
-    nng_http_res *res = make_response(r);
-    buf_fini(&r->body);
-    if (!res) {
-        nng_aio_finish(aio, NNG_ENOMEM);
+    struct request *q = *state;
+    (void)server;
+    (void)c;
+    (void)how;
+    if (!q)
         return;
-    }
-    nng_aio_set_output(aio, 0, res);
-    nng_aio_finish(aio, 0);
+    if (q->job)
+        job_forget(q->job);
+    free(q->uri);
+    free(q);
+    *state = NULL;
 }
 
-/* A request as the routes want it. `uri` is a copy that is cut at its '?'. */
-static void read_request(struct admin_http *a, nng_http_req *req, char *uri,
-                         struct admin_request *q)
+/* Escapes stay as they are: the path is compared, and the query decodes itself. */
+static size_t leave_escaped(void *server, struct MHD_Connection *c, char *text)
 {
-    *q = (struct admin_request){.method = nng_http_req_get_method(req),
-                                .path = uri,
-                                .query = "",
-                                .origin = nng_http_req_get_header(req, "Origin"),
-                                .server = a};
-    uri[strcspn(uri, "#")] = '\0';
-    char *mark = strchr(uri, '?');
-    if (mark) {
-        *mark = '\0';
-        q->query = mark + 1;
-    }
-    mutex_lock(&a->mutex);
-    q->stage = a->stage;
-    q->parts = a->stage == ADMIN_ENDING ? NULL : a->parts;
-    mutex_unlock(&a->mutex);
+    (void)server;
+    (void)c;
+    return strlen(text);
 }
 
-static void answer(struct admin_http *a, nng_aio *aio)
+/* Is there, or will there be, a body that no request of ours has? */
+static bool body_is_too_long(struct MHD_Connection *c)
 {
-    nng_http_req *req = nng_aio_get_input(aio, 0);
+    const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
+    return length && strtoull(length, NULL, 10) > BODY_MAX;
+}
+
+static enum MHD_Result answer(struct request *q, struct MHD_Connection *c, const char *method)
+{
+    struct admin_http *a = q->server;
     struct admin_reply r = {0};
-    struct admin_request q;
-    char *uri = strdup(nng_http_req_get_uri(req));
-    if (!uri) {
-        nng_aio_finish(aio, NNG_ENOMEM);
-        return;
+    struct admin_request request = {.method = method,
+                                    .origin =
+                                        MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Origin"),
+                                    .server = a};
+    admin_split(q->uri, &request);
+    mutex_lock(&a->mutex);
+    request.stage = a->stage;
+    request.parts = a->stage == ADMIN_ENDING ? NULL : a->parts;
+    mutex_unlock(&a->mutex);
+    const struct admin_route *route = admin_route(&request, &r);
+    if (route && route->answer)
+        route->answer(&request, &r);
+    if (!route || route->answer)
+        return admin_send(c, &r);
+    if (job_start(a, c, route, &request, &q->job) == 0)
+        return MHD_YES;
+    return refuse(c, 503, "too many requests at a time; try again in a moment");
+}
+
+/* Called when the head is there, for each piece of a body, at the end, and after a job resumed it. */
+static enum MHD_Result on_request(void *server, struct MHD_Connection *c, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *size, void **state)
+{
+    struct request *q = *state;
+    (void)server;
+    (void)url;
+    (void)version;
+    (void)data;
+    if (!q)
+        return MHD_NO;
+    if (!q->seen) {
+        q->seen = true;
+        if (strlen(q->uri) > ADMIN_URI_MAX)
+            return refuse(c, 414, "the path is too long");
+        return body_is_too_long(c) ? refuse(c, 413, "no request has a body here") : MHD_YES;
     }
-    read_request(a, req, uri, &q);
-    const struct admin_route *route = admin_route(&q, &r);
-    if (route)
-        route->answer(&q, &r);
-    finish(aio, &r);
-    free(uri);
+    if (*size > 0) {
+        q->body += *size;
+        *size = 0;
+        return q->body <= BODY_MAX ? MHD_YES : MHD_NO;
+    }
+    return q->job ? job_answer(q->job, c) : answer(q, c, method);
+}
+
+static bool is_over(struct admin_http *a, bool *ending)
+{
+    mutex_lock(&a->mutex);
+    *ending = a->quit;
+    bool over = a->quit && (!jobs_any(a) || mono_since_ms(a->quit_at) > FLUSH_MS);
+    mutex_unlock(&a->mutex);
+    return over;
+}
+
+static unsigned connections(struct admin_http *a)
+{
+    return MHD_get_daemon_info(a->server, MHD_DAEMON_INFO_CURRENT_CONNECTIONS)->num_connections;
+}
+
+/* With as many connections as there may be the library does not wait for another, and looks again
+ * whether it should only when it is run after some have ended. */
+static void run_server(struct admin_http *a)
+{
+    unsigned before;
+    do {
+        before = connections(a);
+        MHD_run(a->server);
+    } while (connections(a) < before);
 }
 
 static void serve(void *arg)
 {
     struct admin_http *a = arg;
-    mutex_lock(&a->mutex);
-    for (;;) {
-        while (a->queued == 0 && !a->quit)
-            cond_wait(&a->work, &a->mutex);
-        if (a->queued == 0)
-            break;
-        nng_aio *aio = a->queue[0];
-        memmove(a->queue, a->queue + 1, --a->queued * sizeof a->queue[0]);
-        mutex_unlock(&a->mutex);
-        answer(a, aio);
-        mutex_lock(&a->mutex);
+    int epoll_fd = MHD_get_daemon_info(a->server, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    struct pollfd fds[] = {{.fd = epoll_fd, .events = POLLIN},
+                           {.fd = a->wake_fd, .events = POLLIN}};
+    bool ending;
+    while (!is_over(a, &ending)) {
+        MHD_UNSIGNED_LONG_LONG left;
+        int ms = MHD_get_timeout(a->server, &left) == MHD_YES ? (int)(left < 60000 ? left : 60000)
+                                                              : 60000;
+        (void)poll(fds, 2, ending && ms > FLUSH_LOOK_MS ? FLUSH_LOOK_MS : ms);
+        eventfd_t count;
+        if (fds[1].revents)
+            (void)eventfd_read(a->wake_fd, &count);
+        run_server(a);
     }
-    mutex_unlock(&a->mutex);
 }
 
-/* One transfer on a job's own connection, waited for. */
-static int transfer(struct admin_stream *s, void (*start)(struct admin_stream *s, void *arg),
-                    void *arg)
+static int start_server(struct admin_http *a, int fd)
 {
-    if (__atomic_load_n(&s->cancel, __ATOMIC_RELAXED))
-        return -ERR_CLOSED;
-    nng_aio_set_timeout(s->aio, SEND_TIMEOUT_MS);
-    start(s, arg);
-    nng_aio_wait(s->aio);
-    int rv = nng_aio_result(s->aio);
-    if (rv != 0)
-        __atomic_store_n(&s->cancel, true, __ATOMIC_RELAXED); /* nobody listens any more: whatever
-                                                                 is still being made is in vain */
-    return from_nng(rv);
-}
-
-static void start_write(struct admin_stream *s, void *arg)
-{
-    if (nng_aio_set_iov(s->aio, 1, arg) == 0)
-        nng_http_conn_write_all(s->conn, s->aio);
-}
-
-static void start_response(struct admin_stream *s, void *arg)
-{
-    nng_http_conn_write_res(s->conn, arg, s->aio);
-}
-
-static int send_reply(struct admin_stream *s, const struct admin_reply *r)
-{
-    nng_http_res *res = make_response(r);
-    if (!res)
+    a->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (a->wake_fd < 0)
         return -ERR_NOMEM;
-    nng_http_res_set_header(res, "Connection", "close");
-    int err = transfer(s, start_response, res);
-    nng_http_res_free(res);
-    return err;
-}
-
-static void run_job(void *arg)
-{
-    struct admin_stream *s = arg;
-    struct admin_http *a = s->server;
-    struct admin_reply r = {0};
-    struct admin_request q = {.method = s->method,
-                              .path = s->route->path,
-                              .query = s->query,
-                              .stage = s->stage,
-                              .parts = a->parts,
-                              .server = a};
-    int err = s->route->work(&q, &r, s);
-    if (err && !s->begun && r.status == 0)
-        admin_refuse(&r, 500, "%s", err_text(err));
-    if (!s->begun)
-        err = send_reply(s, &r);
-    if (err && s->begun)
-        log_warn("admin", "%s ended early: %s", s->what[0] ? s->what : s->route->path,
-                 err_text(err));
-    buf_fini(&r.body);
-    nng_http_conn_close(s->conn); /* frees it */
-    mutex_lock(&a->mutex);
-    nng_aio_free(s->aio);
-    s->aio = NULL;
-    s->what[0] = '\0';
-    free(s->method);
-    free(s->uri);
-    s->state = JOB_DONE;
-    mutex_unlock(&a->mutex);
-}
-
-/* A free place for a job, marked as taken, or NULL. */
-static struct admin_stream *take_job(struct admin_http *a)
-{
-    struct admin_stream *found = NULL;
-    mutex_lock(&a->mutex);
-    for (size_t i = 0; i < JOBS_MAX && !found && !a->quit; i++)
-        if (a->jobs[i].state != JOB_RUNNING)
-            found = &a->jobs[i];
-    if (found) {
-        thread_join(&found->thread); /* it has nothing left to do but to return */
-        *found = (struct admin_stream){.server = a, .state = JOB_RUNNING};
-    }
-    mutex_unlock(&a->mutex);
-    return found;
-}
-
-static void free_job(struct admin_http *a, struct admin_stream *s)
-{
-    free(s->method);
-    free(s->uri);
-    if (s->aio)
-        nng_aio_free(s->aio);
-    mutex_lock(&a->mutex);
-    *s = (struct admin_stream){.server = a};
-    mutex_unlock(&a->mutex);
-}
-
-/*
- * Takes the connection away from the server and gives it to a thread. After the hijack neither the
- * connection nor the request is the server's, so both are released here if no thread can be had.
- */
-static int start_job(struct admin_http *a, nng_aio *aio, const struct admin_route *route,
-                     const struct admin_request *q)
-{
-    nng_http_req *req = nng_aio_get_input(aio, 0);
-    struct admin_stream *s = take_job(a);
-    if (!s)
-        return -ERR_BUSY;
-    s->route = route;
-    s->stage = q->stage;
-    s->conn = nng_aio_get_input(aio, 2);
-    s->method = strdup(q->method);
-    s->uri = strdup(q->query);
-    s->query = s->uri;
-    nng_aio *own = NULL;
-    if (!s->method || !s->uri || nng_aio_alloc(&own, NULL, NULL) != 0) {
-        free_job(a, s);
-        return -ERR_NOMEM;
-    }
-    nng_http_hijack(s->conn);
-    mutex_lock(&a->mutex);
-    s->aio = own;
-    int err = a->quit ? -ERR_CLOSED : thread_start(&s->thread, "admin-job", run_job, s);
-    mutex_unlock(&a->mutex);
-    if (err) {
-        nng_http_conn_close(s->conn);
-        free_job(a, s);
-    }
-    nng_aio_finish(aio, 0);
-    nng_http_req_free(req);
-    return 0;
-}
-
-static bool enqueue(struct admin_http *a, nng_aio *aio)
-{
-    mutex_lock(&a->mutex);
-    bool room = a->queued < QUEUE_MAX && !a->quit;
-    if (room) {
-        a->queue[a->queued++] = aio;
-        cond_signal(&a->work);
-    }
-    mutex_unlock(&a->mutex);
-    return room;
-}
-
-/* On one of nng's threads: must not block. */
-static void handle(nng_aio *aio)
-{
-    nng_http_req *req = nng_aio_get_input(aio, 0);
-    struct admin_http *a = nng_http_handler_get_data(nng_aio_get_input(aio, 1));
-    struct admin_reply r = {0};
-    struct admin_request q;
-    char *uri = strdup(nng_http_req_get_uri(req));
-    if (!uri) {
-        nng_aio_finish(aio, NNG_ENOMEM);
-        return;
-    }
-    read_request(a, req, uri, &q);
-    const struct admin_route *route = admin_route(&q, &r);
-    int err = 0;
-    if (!route)
-        finish(aio, &r);
-    else if (route->answer)
-        err = enqueue(a, aio) ? 0 : -ERR_BUSY;
-    else
-        err = start_job(a, aio, route, &q);
-    if (err) {
-        admin_refuse(&r, 503, "too many requests at a time; try again in a moment");
-        finish(aio, &r);
-    }
-    free(uri);
-}
-
-/* When the server and the last handler that still ran have let go of it. */
-static void release(void *arg)
-{
-    struct admin_http *a = arg;
-    cond_fini(&a->work);
-    mutex_fini(&a->mutex);
-    free(a);
-}
-
-/* Makes the handler of everything; from then on the handler owns `a`, also on failure. */
-static int add_handler(struct admin_http *a)
-{
-    nng_http_handler *h;
-    int rv = nng_http_handler_alloc(&h, "/", handle);
-    if (rv != 0) {
-        release(a);
-        return rv;
-    }
-    nng_http_handler_set_data(h, a, release);
-    nng_http_handler_set_method(h, NULL);
-    nng_http_handler_set_tree(h);
-    nng_http_handler_collect_body(h, true, BODY_MAX);
-    rv = nng_http_server_add_handler(a->server, h);
-    if (rv != 0)
-        nng_http_handler_free(h);
-    return rv;
-}
-
-static int start_server(struct admin_http *a, nng_http_server *server)
-{
-    int rv = add_handler(a);
-    if (rv == 0) {
-        rv = nng_http_server_start(server);
-        if (rv == 0 && thread_start(&a->thread, "admin", serve, a) != 0) {
-            nng_http_server_stop(server);
-            rv = NNG_ENOMEM;
-        }
-    }
-    if (rv != 0)
-        nng_http_server_release(server);
-    return rv;
-}
-
-int admin_stream_begin(struct admin_stream *s, const char *type, uint64_t size,
-                       const char *position)
-{
-    char head[512];
-    int n = snprintf(head, sizeof head,
-                     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %" PRIu64
-                     "\r\n%s%s%sCache-Control: no-store\r\nConnection: close\r\n\r\n",
-                     type, size, position ? "X-Tandemfs-Position: " : "", position ? position : "",
-                     position ? "\r\n" : "");
-    s->begun = true;
-    return admin_stream_write(s, head, (size_t)n);
-}
-
-int admin_stream_write(struct admin_stream *s, const void *data, size_t n)
-{
-    nng_iov iov = {.iov_buf = (void *)data, .iov_len = n};
-    return n ? transfer(s, start_write, &iov) : 0;
-}
-
-const volatile bool *admin_stream_cancel(struct admin_stream *s)
-{
-    return &s->cancel;
-}
-
-void admin_stream_progress(struct admin_stream *s, const char *what, uint64_t done, uint64_t total)
-{
-    mutex_lock(&s->server->mutex);
-    snprintf(s->what, sizeof s->what, "%s", what);
-    s->done = done;
-    s->total = total;
-    mutex_unlock(&s->server->mutex);
-}
-
-size_t admin_jobs(struct admin_http *a, struct admin_job_info *out, size_t max)
-{
-    size_t n = 0;
-    mutex_lock(&a->mutex);
-    for (size_t i = 0; i < JOBS_MAX && n < max; i++) {
-        const struct admin_stream *s = &a->jobs[i];
-        if (s->state != JOB_RUNNING || !s->what[0])
-            continue;
-        snprintf(out[n].what, sizeof out[n].what, "%s", s->what);
-        out[n].done = s->done;
-        out[n++].total = s->total;
-    }
-    mutex_unlock(&a->mutex);
-    return n;
+    a->server = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, a,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_MAX, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
+        MHD_OPTION_URI_LOG_CALLBACK, begin_request, a, MHD_OPTION_UNESCAPE_CALLBACK, leave_escaped,
+        NULL, MHD_OPTION_NOTIFY_COMPLETED, end_request, NULL, MHD_OPTION_END);
+    return a->server ? thread_start(&a->thread, "admin", serve, a) : -ERR_NOMEM;
 }
 
 int admin_http_open(struct admin_http **out, const char *address, char *why, size_t why_size)
 {
-    char text[512];
-    nng_url *url = NULL;
-    nng_http_server *server = NULL;
-    struct admin_http *a = calloc(1, sizeof *a);
-    if (!a)
-        return -ERR_NOMEM;
-    mutex_init(&a->mutex, RANK_LEAF);
-    cond_init(&a->work);
-    snprintf(text, sizeof text, "http://%s", address);
-    int rv = nng_url_parse(&url, text);
-    if (rv == 0)
-        rv = nng_http_server_hold(&server, url);
-    if (rv == 0) {
-        a->server = server;
-        rv = start_server(a, server);
-    } else {
-        release(a);
-    }
-    if (url)
-        nng_url_free(url);
-    if (rv == NNG_EADDRINUSE)
+    char clause[256];
+    int fd;
+    int err = port_listen(address, &fd, clause, sizeof clause);
+    if (err == -ERR_BUSY)
         snprintf(why, why_size,
                  "the admin address %s is already in use: end what uses it, or give another with "
                  "--http",
                  address);
-    else if (rv != 0)
-        snprintf(why, why_size, "cannot listen on the admin address %s: %s", address,
-                 nng_strerror(rv));
-    if (rv == 0)
+    else if (err)
+        snprintf(why, why_size, "cannot listen on the admin address %s: %s", address, clause);
+    if (err)
+        return err;
+    struct admin_http *a = calloc(1, sizeof *a);
+    if (!a) {
+        close(fd);
+        return -ERR_NOMEM;
+    }
+    mutex_init(&a->mutex, RANK_LEAF);
+    err = start_server(a, fd);
+    if (!err) {
         *out = a;
-    return from_nng(rv);
+        return 0;
+    }
+    if (!a->server)
+        close(fd);
+    admin_http_close(a);
+    return err;
 }
 
 void admin_http_serve(struct admin_http *a, const struct admin_parts *parts)
@@ -478,15 +270,11 @@ void admin_http_quit(struct admin_http *a)
         return;
     mutex_lock(&a->mutex);
     a->quit = true;
+    a->quit_at = mono_now();
     a->stage = ADMIN_ENDING;
-    for (size_t i = 0; i < JOBS_MAX; i++) {
-        struct admin_stream *s = &a->jobs[i];
-        __atomic_store_n(&s->cancel, true, __ATOMIC_RELAXED);
-        if (s->state == JOB_RUNNING && s->aio)
-            nng_aio_cancel(s->aio);
-    }
-    cond_broadcast(&a->work);
+    jobs_cancel(a);
     mutex_unlock(&a->mutex);
+    admin_wake(a);
 }
 
 void admin_http_join(struct admin_http *a)
@@ -494,15 +282,20 @@ void admin_http_join(struct admin_http *a)
     if (!a)
         return;
     thread_join(&a->thread);
-    for (size_t i = 0; i < JOBS_MAX; i++)
-        thread_join(&a->jobs[i].thread);
+    jobs_join(a);
 }
 
 void admin_http_close(struct admin_http *a)
 {
     if (!a)
         return;
-    nng_http_server *server = a->server;
-    nng_http_server_stop(server);
-    nng_http_server_release(server); /* and with it, sooner or later, `a` */
+    if (a->server)
+        MHD_stop_daemon(a->server); /* ends what connections are left */
+    for (size_t i = 0; i < ADMIN_JOBS_MAX; i++)
+        if (a->jobs[i].server)
+            cond_fini(&a->jobs[i].taken);
+    if (a->wake_fd >= 0)
+        close(a->wake_fd);
+    mutex_fini(&a->mutex);
+    free(a);
 }

@@ -7,8 +7,8 @@
 #include "tools/admin.h"
 
 /*
- * The admin address: nng's HTTP server, one thread that answers what is quick, and one thread for
- * each request that takes long (a few at a time).
+ * The admin address: an HTTP server, one thread that answers what is quick, and one thread for each
+ * request that takes long (a few at a time).
  *
  * admin_http_open takes the port and answers "starting" until admin_http_serve; admin_http_stage as
  * the daemon comes further; admin_http_quit, admin_http_join, admin_http_close. Answers may use the

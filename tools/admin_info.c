@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/db/scrub.h"
 #include "ltx/position.h"
 
 #define JOBS_MAX 16
@@ -35,12 +36,22 @@ static void set(json_t *o, const char *key, json_t *value)
     json_object_set_new(o, key, value);
 }
 
+/* A time; 0 = never. */
+static json_t *when(int64_t ms)
+{
+    return ms ? json_integer(ms) : json_null();
+}
+
 static json_t *database(const struct admin_parts *parts, struct ledger *l)
 {
     struct ledger_info info;
+    struct ledger_kept kept = {0};
+    struct check_result checked;
     json_t *o = json_object();
     const char *name = ledger_name(l);
     ledger_info(l, &info);
+    if (info.diverged > 0) /* somebody may have removed them since */
+        ledger_kept(l, &kept);
     set(o, "name", admin_text(name));
     set(o, "txid", number(info.last.txid));
     set(o, "checksum", hex(info.last.checksum));
@@ -58,7 +69,19 @@ static json_t *database(const struct admin_parts *parts, struct ledger *l)
     set(o, "damaged", json_boolean(info.damaged));
     if (info.damaged)
         set(o, "why", admin_text(info.damage));
-    set(o, "diverged", number(info.diverged));
+    scrub_last(catalog_scrub(parts->catalog), name, &checked);
+    set(o, "bad_pages", number(info.bad));
+    set(o, "mended_pages", number(info.mended));
+    set(o, "log_faults", number(checked.log_faults));
+    if (checked.log_faults > 0)
+        set(o, "log_fault", admin_text(checked.log_fault));
+    set(o, "checked_ms", when(checked.ended_ms));
+    set(o, "diverged", number(kept.files));
+    if (kept.files > 0)
+        set(o, "diverged_files",
+            json_pack("{s:o,s:o,s:o,s:o,s:o}", "first_txid", number(kept.first_txid), "last_txid",
+                      number(kept.last_txid), "bytes", number(kept.bytes), "kept_ms",
+                      json_integer(kept.newest_ms), "folder", admin_text(kept.folder)));
     return o;
 }
 
@@ -70,10 +93,11 @@ static json_t *databases(const struct admin_parts *parts, uint64_t *diverged)
         struct ledger *l = store_at(parts->store, i);
         struct ledger_info info;
         ledger_info(l, &info);
-        *diverged += info.diverged;
         if (info.last.txid == 0 && info.diverged == 0 && !info.damaged)
             continue; /* a name that nobody has written under yet */
-        json_array_append_new(list, database(parts, l));
+        json_t *o = database(parts, l);
+        *diverged += (uint64_t)json_integer_value(json_object_get(o, "diverged"));
+        json_array_append_new(list, o);
     }
     return list;
 }
@@ -124,9 +148,11 @@ static json_t *jobs(struct admin_http *server)
     json_t *list = json_array();
     size_t n = admin_jobs(server, info, JOBS_MAX);
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:o,s:o,s:o}", "what", admin_text(info[i].what),
-                                              "pages_done", number(info[i].done), "pages_total",
-                                              number(info[i].total)));
+        json_array_append_new(
+            list,
+            json_pack("{s:o,s:o,s:o,s:o,s:o}", "what", admin_text(info[i].what), "pages_done",
+                      number(info[i].done), "pages_total", number(info[i].total), "bytes_done",
+                      number(info[i].bytes_done), "bytes_total", number(info[i].bytes_total)));
     return list;
 }
 
@@ -136,6 +162,19 @@ static json_t *bringing_up(const struct node_status *status)
         return json_null();
     return json_pack("{s:o,s:o,s:o}", "database", admin_text(status->bringing_up), "pages_done",
                      number(status->pages_done), "pages_total", number(status->pages_total));
+}
+
+static json_t *scrub(struct scrub *s)
+{
+    struct scrub_view v;
+    json_t *o = json_object();
+    scrub_view(s, &v);
+    set(o, "database", v.running ? admin_text(v.name) : json_null());
+    set(o, "pages_done", number(v.progress.pages_done));
+    set(o, "pages_total", number(v.progress.pages));
+    set(o, "last_ms", when(v.last_ms));
+    set(o, "next_ms", when(v.next_ms));
+    return o;
 }
 
 void admin_info(const struct admin_request *q, struct admin_reply *r)
@@ -167,6 +206,7 @@ void admin_info(const struct admin_request *q, struct admin_reply *r)
     set(o, "waiting_for", status->waiting_for[0] ? admin_text(status->waiting_for) : json_null());
     set(o, "bringing_up", bringing_up(status));
     set(o, "jobs", jobs(q->server));
+    set(o, "scrub", scrub(catalog_scrub(parts->catalog)));
     set(o, "databases", databases(parts, &diverged));
     set(o, "diverged", number(diverged));
     set(o, "members", members(parts, status));

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/db/scrub.h"
+
 static void head(struct buf *b, const char *name, const char *type, const char *help)
 {
     buf_printf(b, "# HELP tandemfs_%s %s\n# TYPE tandemfs_%s %s\n", name, help, name, type);
@@ -41,7 +43,21 @@ static void sample(struct buf *b, const char *name, const char *key, const char 
     buf_printf(b, "} %.17g\n", value);
 }
 
-enum database_metric { TXID, DURABLE, APPLIED, PAGES, SIZE, LOG, DAMAGED, DIVERGED, METRICS };
+enum database_metric {
+    TXID,
+    DURABLE,
+    APPLIED,
+    PAGES,
+    SIZE,
+    LOG,
+    DAMAGED,
+    BAD,
+    MENDED,
+    LOG_FAULTS,
+    CHECKED,
+    DIVERGED,
+    METRICS
+};
 
 static const struct {
     const char *name, *type, *help;
@@ -53,11 +69,20 @@ static const struct {
     [SIZE] = {"database_size_bytes", "gauge", "Size of the database."},
     [LOG] = {"database_log_bytes", "gauge", "Size of the log kept for the database."},
     [DAMAGED] = {"database_damaged", "gauge", "1 if the database must be fetched again."},
+    [BAD] = {"database_bad_pages", "gauge",
+             "Pages in the files that do not match their checksums."},
+    [MENDED] = {"database_mended_pages_total", "counter",
+                "Such pages that were put right since the start."},
+    [LOG_FAULTS] = {"database_log_faults", "gauge",
+                    "Damaged files of the log, as the last check found them."},
+    [CHECKED] = {"database_checked_timestamp_seconds", "gauge",
+                 "When files and checksums were last compared; 0: not since the start."},
     [DIVERGED] = {"database_diverged_files", "gauge",
                   "Files in diverged/ with transactions that only this node had."},
 };
 
-static double database_value(enum database_metric m, const struct ledger_info *info)
+static double database_value(enum database_metric m, const struct ledger_info *info,
+                             const struct check_result *checked)
 {
     switch (m) {
     case TXID: return (double)info->last.txid;
@@ -67,14 +92,19 @@ static double database_value(enum database_metric m, const struct ledger_info *i
     case SIZE: return (double)info->commit * info->page_size;
     case LOG: return (double)info->log_bytes;
     case DAMAGED: return info->damaged;
+    case BAD: return info->bad;
+    case MENDED: return (double)info->mended;
+    case LOG_FAULTS: return checked->log_faults;
+    case CHECKED: return (double)checked->ended_ms / 1000;
     case DIVERGED: return info->diverged;
     case METRICS: break;
     }
     return 0;
 }
 
-static void write_databases(struct buf *b, struct store *store)
+static void write_databases(struct buf *b, const struct admin_parts *parts)
 {
+    struct store *store = parts->store;
     uint32_t count = store_count(store);
     single(b, "databases", "gauge", "Databases that this node knows.", count);
     for (int m = 0; m < METRICS; m++) {
@@ -83,8 +113,11 @@ static void write_databases(struct buf *b, struct store *store)
         for (uint32_t i = 0; i < count; i++) {
             struct ledger *l = store_at(store, i);
             struct ledger_info info;
+            struct check_result checked = {0};
             ledger_info(l, &info);
-            sample(b, name, "database", ledger_name(l), database_value(m, &info));
+            if (m == LOG_FAULTS || m == CHECKED)
+                scrub_last(catalog_scrub(parts->catalog), ledger_name(l), &checked);
+            sample(b, name, "database", ledger_name(l), database_value(m, &info, &checked));
         }
     }
 }
@@ -154,6 +187,6 @@ void admin_metrics(const struct admin_request *q, struct admin_reply *r)
            (double)s->bytes_received);
     single(b, "sent_bytes_total", "counter", "Bytes sent to other nodes.", (double)s->bytes_sent);
     write_members(b, s);
-    write_databases(b, parts->store);
+    write_databases(b, parts);
     free(s);
 }

@@ -13,7 +13,7 @@ static const struct admin_route routes[] = {
     {"GET", "/info", admin_info, NULL},       {"GET", "/metrics", admin_metrics, NULL},
     {"GET", "/healthz", admin_health, NULL},  {"GET", "/primary", admin_primary, NULL},
     {"GET", "/replica", admin_replica, NULL}, {"POST", "/promote", NULL, admin_promote},
-    {"GET", "/export", NULL, admin_export},
+    {"GET", "/export", NULL, admin_export},   {"POST", "/verify", NULL, admin_verify},
 };
 
 static int hex_digit(char c)
@@ -66,6 +66,16 @@ static bool comes_from_a_page(const struct admin_request *q)
     return q->origin && strcmp(q->method, "POST") == 0;
 }
 
+void admin_split(char *uri, struct admin_request *q)
+{
+    uri[strcspn(uri, "#")] = '\0';
+    char *mark = strchr(uri, '?');
+    if (mark)
+        *mark = '\0';
+    q->path = uri;
+    q->query = mark ? mark + 1 : "";
+}
+
 const struct admin_route *admin_route(const struct admin_request *q, struct admin_reply *r)
 {
     const struct admin_route *found = NULL;
@@ -76,7 +86,7 @@ const struct admin_route *admin_route(const struct admin_request *q, struct admi
     if (!found) {
         admin_refuse(r, 404,
                      "there is no such path; try /info, /metrics, /healthz, /primary, /replica, "
-                     "/promote or /export");
+                     "/promote, /export or /verify");
         return NULL;
     }
     if (strcmp(q->method, found->method) != 0 &&

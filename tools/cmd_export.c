@@ -19,7 +19,7 @@
 #include "ltx/base/file.h"
 #include "ltx/format.h"
 #include "tools/command.h"
-#include "tools/export_watch.h"
+#include "tools/job_watch.h"
 #include "tools/folder.h"
 #include "tools/http_client.h"
 #include "tools/human.h"
@@ -63,7 +63,7 @@ static int make_uri(const struct export_job *e, struct buf *uri)
 
 static void show(void *ctx, uint64_t done, uint64_t total)
 {
-    export_watch_body(ctx, done, total);
+    job_watch_body(ctx, done, total);
 }
 
 /* Downloads into the open file; says what went wrong. */
@@ -72,17 +72,17 @@ static int download(const struct command_daemon *daemon, const struct export_job
     char why[HTTP_WHY_MAX];
     struct buf uri = {0};
     struct http_reply reply = {0};
-    struct export_watch watch;
+    struct job_watch watch;
     int status = 0, err = make_uri(e, &uri);
     if (err) {
         command_say("export", "%s", err_text(err));
         buf_fini(&uri);
         return EXIT_FAILED;
     }
-    export_watch_begin(&watch, daemon->address, e->name);
+    job_watch_begin(&watch, daemon->address, "export", e->name);
     err = http_download(daemon->address, (const char *)uri.data, fd, show, &watch, &reply, why,
                         sizeof why);
-    export_watch_end(&watch);
+    job_watch_end(&watch);
     buf_fini(&uri);
     if (!err && reply.status != 200) {
         http_error_text(&reply, why, sizeof why);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ltx/base/clock.h"
 #include "tools/command.h"
 #include "tools/human.h"
 #include "tools/table.h"
@@ -40,6 +41,47 @@ static void print_node(const json_t *info)
         printf("ready     not yet\n");
 }
 
+/* When all databases were compared with their checksums, and when they will be again. */
+static void print_checks(const json_t *info)
+{
+    const json_t *scrub = json_object_get(info, "scrub");
+    int64_t now = wall_ms(), last = number(scrub, "last_ms"), next = number(scrub, "next_ms");
+    char text[HUMAN_SIZE];
+    if (next == 0)
+        return;
+    if (last > 0)
+        printf("checks    last %s ago, ",
+               human_duration(now > last ? (now - last) / 1000 : 0, text));
+    else
+        printf("checks    none yet, ");
+    if (command_text(scrub, "database")[0])
+        printf("now at %s, page %" PRId64 " of %" PRId64 "\n", command_text(scrub, "database"),
+               number(scrub, "pages_done"), number(scrub, "pages_total"));
+    else
+        printf("next in %s\n", human_duration(next > now ? (next - now) / 1000 : 0, text));
+}
+
+/* What a check has found that is not put right by itself. */
+static void print_faults(const json_t *info)
+{
+    const json_t *list = json_object_get(info, "databases"), *db;
+    bool replica = strcmp(command_text(info, "role"), "replica") == 0;
+    size_t i;
+    json_array_foreach(list, i, db)
+    {
+        const char *name = command_text(db, "name");
+        if (number(db, "bad_pages") > 0)
+            printf("\n%s: pages in its files do not match their checksums. %s\n", name,
+                   replica ? "They are fetched from the primary."
+                           : "Check the disk, and promote a replica: this node then gets them "
+                             "from there.");
+        if (number(db, "log_faults") > 0)
+            printf("\n%s: its log is damaged, %s. The database is not concerned; a replica that "
+                   "needs these\nrecords gets pages instead. Check the disk.\n",
+                   name, command_text(db, "log_fault"));
+    }
+}
+
 static void print_work(const char *what, const char *name, const json_t *o)
 {
     int64_t done = number(o, "pages_done"), total = number(o, "pages_total");
@@ -49,10 +91,18 @@ static void print_work(const char *what, const char *name, const json_t *o)
     putchar('\n');
 }
 
+/* "; 3 bad pages" behind what is there, unless there are none. */
+static void add_count(char *out, size_t n, int64_t count, const char *what)
+{
+    size_t used = strlen(out);
+    if (count > 0)
+        snprintf(out + used, n - used, "%s%" PRId64 " %s%s", used ? "; " : "", count, what,
+                 count == 1 ? "" : "s");
+}
+
 /* What the last column says of a database that is not simply well. */
 static void database_note(const json_t *db, char *out, size_t n)
 {
-    int64_t diverged = number(db, "diverged");
     out[0] = '\0';
     if (is_true(db, "damaged"))
         snprintf(out, n, "damaged: %s", command_text(db, "why"));
@@ -60,11 +110,9 @@ static void database_note(const json_t *db, char *out, size_t n)
         snprintf(out, n, "deleted");
     else if (strcmp(command_text(db, "position"), command_text(db, "applied")) != 0)
         snprintf(out, n, "being applied");
-    if (diverged > 0) {
-        size_t used = strlen(out);
-        snprintf(out + used, n - used, "%s%" PRId64 " diverged file%s", used ? "; " : "", diverged,
-                 diverged == 1 ? "" : "s");
-    }
+    add_count(out, n, number(db, "bad_pages"), "bad page");
+    add_count(out, n, number(db, "log_faults"), "damaged log file");
+    add_count(out, n, number(db, "diverged"), "diverged file");
 }
 
 static void print_databases(const json_t *info)
@@ -130,14 +178,52 @@ static void print_members(const json_t *info)
     table_fini(&t);
 }
 
+/* What was kept of each database when the node was brought in line, and what to do with it. */
+static void print_diverged(const json_t *info)
+{
+    static const char *const head[] = {"  database", "files", "transactions",
+                                       "size",       "kept",  "where"};
+    const char *data = command_text(info, "data");
+    const json_t *list = json_object_get(info, "databases"), *db;
+    size_t i;
+    struct table t;
+    int64_t n = number(info, "diverged");
+    printf("\n%" PRId64
+           " diverged file%s: what only this node had committed when it was brought in "
+           "line with the primary.\n",
+           n, n == 1 ? "" : "s");
+    table_init(&t, head, 6);
+    table_align_right(&t, 1);
+    table_align_right(&t, 3);
+    json_array_foreach(list, i, db)
+    {
+        const json_t *kept = json_object_get(db, "diverged_files");
+        char name[512], files[24], range[64], size[HUMAN_SIZE], when[HUMAN_SIZE], where[8192];
+        if (!kept)
+            continue;
+        snprintf(name, sizeof name, "  %s", command_text(db, "name"));
+        snprintf(files, sizeof files, "%" PRId64, number(db, "diverged"));
+        snprintf(range, sizeof range, "%" PRId64 " to %" PRId64, number(kept, "first_txid"),
+                 number(kept, "last_txid"));
+        snprintf(where, sizeof where, "%s/%s", data, command_text(kept, "folder"));
+        table_add(&t, (const char *[]){name, files, range,
+                                       human_bytes((uint64_t)number(kept, "bytes"), size),
+                                       human_time(number(kept, "kept_ms"), when), where});
+    }
+    table_print(&t, stdout);
+    table_fini(&t);
+    printf(
+        "Look at them with 'tandemfs ltx list FILE...' and 'tandemfs ltx dump FILE...'. Given a "
+        "copy of the database\nas it was before the first of them, 'tandemfs ltx apply --db COPY "
+        "FILE...' makes the lost state.\nThey are never removed by tandemfs: remove the folder "
+        "when nothing in it is needed any more.\n");
+}
+
 /* What lies there that is not replicated, and what to do about it. */
 static void print_remarks(const json_t *info)
 {
-    int64_t plain = number(info, "plain_files"), diverged = number(info, "diverged");
-    int64_t foreign = number(info, "foreign_entries");
-    const json_t *list = json_object_get(info, "databases"), *db;
-    size_t i;
-    if (plain || diverged || foreign)
+    int64_t plain = number(info, "plain_files"), foreign = number(info, "foreign_entries");
+    if (plain || foreign)
         putchar('\n');
     if (plain)
         printf("%" PRId64 " ordinary file%s in the mount, kept on this node and not replicated.\n",
@@ -145,16 +231,8 @@ static void print_remarks(const json_t *info)
     if (foreign)
         printf("%" PRId64 " entr%s in %s not of tandemfs; see the log for the names. Left alone.\n",
                foreign, foreign == 1 ? "y" : "ies", command_text(info, "data"));
-    if (diverged)
-        printf("%" PRId64 " diverged file%s: transactions that only this node had when another "
-               "became the primary.\nThey are kept in %s/diverged; look at them with 'tandemfs ltx "
-               "dump', and remove them when\nnothing in them is needed any more:\n",
-               diverged, diverged == 1 ? "" : "s", command_text(info, "data"));
-    json_array_foreach(list, i, db)
-    {
-        if (number(db, "diverged") > 0)
-            printf("  %s: %" PRId64 "\n", command_text(db, "name"), number(db, "diverged"));
-    }
+    if (number(info, "diverged"))
+        print_diverged(info);
 }
 
 static void print_info(const json_t *info)
@@ -162,6 +240,7 @@ static void print_info(const json_t *info)
     const json_t *work = json_object_get(info, "bringing_up"), *job;
     size_t i;
     print_node(info);
+    print_checks(info);
     if (json_is_object(work))
         print_work("bring-up", command_text(work, "database"), work);
     json_array_foreach(json_object_get(info, "jobs"), i, job)
@@ -170,6 +249,7 @@ static void print_info(const json_t *info)
     }
     print_databases(info);
     print_members(info);
+    print_faults(info);
     print_remarks(info);
 }
 

@@ -23,7 +23,7 @@ struct command {
 };
 
 extern const struct command command_mount, command_status, command_promote, command_import,
-    command_export, command_ltx;
+    command_export, command_verify, command_ltx;
 
 /* "tandemfs import: ..." on stderr. */
 void command_say(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

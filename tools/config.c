@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/db/scrub.h"
 #include "ltx/base/err.h"
 #include "tools/config_value.h"
 
@@ -19,6 +20,8 @@ static const char *const expected_text[CONFIG_KEY_COUNT] = {
     [CONFIG_PEER] = "tcp://HOST:PORT (at most 64 peers)",
     [CONFIG_RETENTION_AGE] = "a time such as 45s, 30m, 24h, 7d, or 0 for no limit",
     [CONFIG_RETENTION_SIZE] = "a size such as 512MB, 10GB, 1GiB, or 0 for no limit",
+    [CONFIG_SCRUB_INTERVAL] = "a time such as 12h, 24h, 7d, or 0 for never",
+    [CONFIG_SCRUB_RATE] = "bytes a second such as 500kB, 16MB, or 0 for no limit",
     [CONFIG_LOG_FORMAT] = "text or json",
     [CONFIG_LOG_LEVEL] = "debug, info, warn or error",
     [CONFIG_EXEC] = "a command with its arguments",
@@ -158,6 +161,8 @@ void config_init(struct config *c)
         .http = strdup(CONFIG_DEFAULT_HTTP),
         .candidate = true,
         .retention_age_ms = INT64_C(24) * 3600 * 1000,
+        .scrub_interval_ms = SCRUB_INTERVAL_MS,
+        .scrub_rate_bytes = SCRUB_BYTES_PER_S,
         .log_level = LOGGER_INFO,
         .replica_writes = REPLICA_WRITES_REFUSE,
     };
@@ -191,6 +196,8 @@ int config_set(struct config *c, enum config_key key, const char *text, const ch
     case CONFIG_PEER: return add_peer(c, text);
     case CONFIG_RETENTION_AGE: return value_duration(text, &c->retention_age_ms);
     case CONFIG_RETENTION_SIZE: return value_size(text, &c->retention_size_bytes);
+    case CONFIG_SCRUB_INTERVAL: return value_duration(text, &c->scrub_interval_ms);
+    case CONFIG_SCRUB_RATE: return value_size(text, &c->scrub_rate_bytes);
     case CONFIG_LOG_FORMAT: return set_log_format(c, text);
     case CONFIG_LOG_LEVEL: return set_log_level(c, text);
     case CONFIG_EXEC: return set_exec(c, text);

@@ -18,7 +18,7 @@
 #define CONFIG_DEFAULT_FILE "/etc/tandemfs.yml"
 #define CONFIG_DEFAULT_LISTEN "tcp://127.0.0.1:20210"
 #define CONFIG_DEFAULT_HTTP "127.0.0.1:20211"
-#define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a configuration file */
+#define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a configuration file, a value, a command */
 #define CONFIG_PEERS_MAX 64
 #define CONFIG_WHY_MAX 1024 /* room for any sentence of these functions */
 
@@ -34,6 +34,8 @@ enum config_key {
     CONFIG_PEER, /* adds one to the list */
     CONFIG_RETENTION_AGE,
     CONFIG_RETENTION_SIZE,
+    CONFIG_SCRUB_INTERVAL,
+    CONFIG_SCRUB_RATE,
     CONFIG_LOG_FORMAT,
     CONFIG_LOG_LEVEL,
     CONFIG_EXEC,     /* a command line, split into words */
@@ -56,6 +58,8 @@ struct config {
     bool candidate;
     int64_t retention_age_ms;     /* 0 = no limit */
     int64_t retention_size_bytes; /* 0 = no limit */
+    int64_t scrub_interval_ms;    /* 0 = never */
+    int64_t scrub_rate_bytes;     /* a second; 0 = no limit */
     bool log_json;
     enum logger_level log_level;
     char **exec; /* NULL-terminated; NULL = no command */

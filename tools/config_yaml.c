@@ -21,7 +21,8 @@ struct reader {
     struct config *config;
     const char *name; /* of the file, for messages */
     yaml_document_t document;
-    struct buf value; /* the expanded text of the scalar at hand */
+    struct buf value; /* the expanded text of the scalar at hand; with the file's own limit */
+    size_t exec_size; /* of the words so far, bytes: an alias may repeat a long one */
     char *why;
     size_t why_size;
 };
@@ -74,7 +75,11 @@ static int expand(struct reader *r, const struct key *k, const yaml_node_t *node
     if (err == -ERR_INVALID)
         return refuse(r, node, "%s: found \"%s\", expected ${NAME} (write $${ for a plain ${)",
                       k->name, scalar(node));
-    return err ? err : buf_put_u8(&r->value, 0);
+    if (!err)
+        err = buf_put_u8(&r->value, 0);
+    if (err == -ERR_LIMIT)
+        return refuse(r, node, "%s: the value is longer than %d bytes", k->name, CONFIG_FILE_MAX);
+    return err;
 }
 
 static int take_scalar(struct reader *r, const struct key *k, yaml_node_t *node)
@@ -88,6 +93,8 @@ static int take_scalar(struct reader *r, const struct key *k, yaml_node_t *node)
     if (err)
         return err;
     const char *text = (const char *)r->value.data;
+    if (k->key == CONFIG_EXEC_ARG && (r->exec_size += r->value.len) > CONFIG_FILE_MAX)
+        return refuse(r, node, "%s: the command is longer than %d bytes", k->name, CONFIG_FILE_MAX);
     err = config_set(r->config, k->key, text, &expected);
     if (err == -ERR_INVALID && text[0] == '\0')
         return refuse(r, node, "%s: found nothing, expected %s", k->name, expected);
@@ -178,7 +185,7 @@ static int take_group(struct reader *r, const struct key *k, yaml_node_t *node)
 {
     char group[64];
     snprintf(group, sizeof group, "%s.", k->name);
-    /* "retention: 24h" is short for its age. */
+    /* "retention: 24h" is short for its age, "scrub: 24h" for its interval. */
     if (node->type == YAML_SCALAR_NODE && k->key != CONFIG_KEY_COUNT)
         return take_scalar(r, k, node);
     if (node->type == YAML_MAPPING_NODE)
@@ -200,6 +207,12 @@ static const struct key retention_keys[] = {
     {0},
 };
 
+static const struct key scrub_keys[] = {
+    {"interval", take_scalar, CONFIG_SCRUB_INTERVAL, NULL},
+    {"rate", take_scalar, CONFIG_SCRUB_RATE, NULL},
+    {0},
+};
+
 static const struct key log_keys[] = {
     {"format", take_scalar, CONFIG_LOG_FORMAT, NULL},
     {"level", take_scalar, CONFIG_LOG_LEVEL, NULL},
@@ -215,6 +228,7 @@ static const struct key top_keys[] = {
     {"lease", take_group, CONFIG_KEY_COUNT, lease_keys},
     {"peers", take_peers, CONFIG_PEER, NULL},
     {"retention", take_group, CONFIG_RETENTION_AGE, retention_keys},
+    {"scrub", take_group, CONFIG_SCRUB_INTERVAL, scrub_keys},
     {"log", take_group, CONFIG_KEY_COUNT, log_keys},
     {"exec", take_exec, CONFIG_EXEC, NULL},
     {"replica-writes", take_scalar, CONFIG_REPLICA_WRITES, NULL},
@@ -258,7 +272,11 @@ static void say_syntax(struct reader *r, const yaml_parser_t *parser)
 int config_read_text(struct config *c, const char *name, const char *text, size_t n, char *why,
                      size_t why_size)
 {
-    struct reader r = {.config = c, .name = name, .why = why, .why_size = why_size};
+    struct reader r = {.config = c,
+                       .name = name,
+                       .value = {.limit = CONFIG_FILE_MAX},
+                       .why = why,
+                       .why_size = why_size};
     yaml_parser_t parser;
     why[0] = '\0';
     if (!yaml_parser_initialize(&parser))

@@ -117,6 +117,8 @@ static int open_databases(struct daemon *d)
         .tree_dirfd = d->data.tree_fd,
         .mountpoint = c->mount,
         .replica_writes = c->replica_writes,
+        .scrub_interval_ms = c->scrub_interval_ms,
+        .scrub_bytes_per_s = c->scrub_rate_bytes,
     };
     err = explain(d, catalog_open(&d->catalog, &catalog), "open the databases");
     if (!err)

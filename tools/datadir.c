@@ -65,7 +65,8 @@ static int open_below(struct datadir *d, const char *path, const char *name, int
 /* A name may have what a half-written replacement leaves behind it: "node.tmp", "node.tmp-1". */
 static int is_ours(const char *name)
 {
-    static const char *const names[] = {"node", "lock", "tree", "db", "diverged", "tmp", "sock", "boot"};
+    static const char *const names[] = {"node", "lock", "tree", "db",   "diverged",
+                                        "tmp",  "sock", "boot", "scrub"};
     size_t n = strcspn(name, ".~");
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return 1;

@@ -10,4 +10,10 @@
  */
 int port_check(const char *url, char *why, size_t why_size);
 
+/*
+ * A socket that listens at HOST:PORT (or such a URL), the caller's to close. -ERR_BUSY: the port is
+ * taken. `why` receives a clause on failure.
+ */
+int port_listen(const char *address, int *fd, char *why, size_t why_size);
+
 #endif

@@ -8,7 +8,8 @@
 #include "tools/config_value.h"
 
 static const struct command *const commands[] = {&command_mount,  &command_status, &command_promote,
-                                                 &command_import, &command_export, &command_ltx};
+                                                 &command_import, &command_export, &command_verify,
+                                                 &command_ltx};
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
 static const struct command *find(const char *name)

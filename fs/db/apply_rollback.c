@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "fs/db/database_impl.h"
@@ -51,7 +52,7 @@ static void unlock(struct replica *r)
     r->holding = true; /* RESERVED stays */
 }
 
-static int remove_own(struct replica *r, const char *suffix)
+int replica_remove(struct replica *r, const char *suffix)
 {
     char path[DATABASE_PATH_MAX];
     int err = replica_path(r, suffix, path, sizeof path);
@@ -75,7 +76,7 @@ static int follow_header(struct replica *r)
     if (!h.wal)
         return 0;
     r->holding = false;
-    return replica_prepare_wal_file(r);
+    return replica_prepare_wal_file(r, NULL, 0);
 }
 
 static int write_record(struct replica *r, struct txlog_entry *e)
@@ -98,40 +99,105 @@ static int write_record(struct replica *r, struct txlog_entry *e)
     return err;
 }
 
-/* Another page size, while the WAL is open here: the own connection goes, and whoever else has it
- * open must too. */
-static int give_up_wal(struct replica *r)
+/* ---- will others notice? ---- */
+
+/*
+ * A connection in a rollback mode keeps its cached pages as long as 16 bytes of page 1 stay as they
+ * are: change counter, size, head and length of the freelist. Every transaction counts, but those of
+ * a connection with locking_mode=EXCLUSIVE after its first one: on its own machine nobody else can
+ * read meanwhile. Other content with the same 16 bytes may also come when histories have parted. In
+ * WAL mode the wal-index tells of every change. So such a record is applied there, and the WAL stays until page 1 says
+ * something else: connections that are idle hold no lock, and nobody knows of them.
+ */
+
+/* What the record leaves there; `was` is what stands there before it. */
+static int version_after(struct txlog_entry *e, const uint8_t *was, uint8_t *out)
 {
-    if (r->state != REPLICA_WAL && r->state != REPLICA_LEAVING)
-        return 0;
-    replica_close_wal(r, true);
-    return replica_open_main(r, false);
+    struct ltx_decoder d = {0};
+    uint8_t *page = malloc(e->page_size);
+    uint32_t pgno;
+    int err = page ? ltx_decode_begin(&d, txlog_entry_source(e)) : -ERR_NOMEM;
+    int more = err ? 0 : ltx_decode_page(&d, &pgno, page);
+    memcpy(out, more == 1 && pgno == 1 ? page + VERSION_OFFSET : was, VERSION_SIZE);
+    ltx_decode_fini(&d);
+    free(page);
+    return err ? err : more < 0 ? more : 0;
 }
+
+static int version_now(struct replica *r, uint8_t *out)
+{
+    size_t got;
+    memset(out, 0, VERSION_SIZE);
+    return file_read_some(r->main_fd, out, VERSION_SIZE, VERSION_OFFSET, &got);
+}
+
+/* A WAL without frames. One of no bytes would not be seen. */
+static int make_wal(struct replica *r)
+{
+    uint8_t bytes[WAL_HEADER_SIZE];
+    struct wal_header h = {.page_size = r->page_size};
+    uint64_t salt = random_u64();
+    memcpy(h.salt, &salt, sizeof salt);
+    wal_header_build(&h, bytes);
+    int err = replica_remove(r, "-wal"); /* of a database that was damaged */
+    if (!err)
+        err = replica_remove(r, "-shm");
+    if (!err)
+        err = replica_prepare_wal_file(r, bytes, sizeof bytes);
+    if (!err)
+        r->state = REPLICA_LEAVING;
+    return err;
+}
+
+int apply_need_wal(struct replica *r, struct txlog_entry *e)
+{
+    uint8_t before[VERSION_SIZE], after[VERSION_SIZE];
+    if (r->torn || e->page_size != r->page_size)
+        return 0;
+    int err = replica_open_main(r, false);
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    err = version_now(r, before);
+    if (!err)
+        err = version_after(e, before, after);
+    if (err || memcmp(before, after, sizeof before) != 0)
+        return err;
+    /* Those who read without a WAL must have left before anything is brought from it into the file. */
+    err = lock_for_writing(r);
+    if (err)
+        return err;
+    err = make_wal(r);
+    if (!err) {
+        memcpy(r->known_version, before, sizeof before);
+        r->unnoticed = true;
+    }
+    lock_database_release(r->main_fd);
+    r->holding = false;
+    return err;
+}
+
+/* ---- in place ---- */
 
 int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
                    struct position *at)
 {
-    bool had_wal = r->state == REPLICA_WAL || r->state == REPLICA_LEAVING;
     int err = replica_sync(r);
-    if (!err)
-        err = give_up_wal(r);
     if (!err)
         err = replica_open_main(r, true);
     if (!err)
         err = lock_for_writing(r);
-    if (err) {
-        if (had_wal && r->main_fd >= 0)
-            (void)replica_open_wal(r);
+    if (err)
         return err;
-    }
-    if (had_wal) {
-        err = remove_own(r, "-wal");
+    if (e->flags & TXLOG_REBASE) {
+        err = replica_remove(r, "-wal");
         if (!err)
-            err = remove_own(r, "-shm");
-        r->state = REPLICA_ROLLBACK;
+            err = replica_remove(r, "-shm");
     }
+    uint8_t before[VERSION_SIZE], after[VERSION_SIZE];
     uint64_t bytes = 0;
     bool more = true;
+    if (!err)
+        err = version_now(r, before);
     while (!err && more) {
         err = write_record(r, e);
         if (err)
@@ -145,6 +211,12 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
         if (next && next != -ERR_NOTFOUND && !err)
             err = next;
         more = more && !next && e->commit > 0;
+        if (!err && more)
+            err = version_now(r, after);
+        if (!err && more)
+            err = version_after(e, after, after);
+        if (!err && more && memcmp(before, after, sizeof before) == 0)
+            more = false; /* back to what connections may know */
     }
     if (!r->torn)
         unlock(r); /* else readers would see half a transaction: they wait until it has been
@@ -163,10 +235,10 @@ int apply_deletion(struct replica *r)
     r->state = REPLICA_CLOSED;
     int err = replica_sync(r); /* a start that found no file would take it for lost */
     if (!err)
-        err = remove_own(r, "");
+        err = replica_remove(r, "");
     if (!err)
-        err = remove_own(r, "-wal");
+        err = replica_remove(r, "-wal");
     if (!err)
-        err = remove_own(r, "-shm");
+        err = replica_remove(r, "-shm");
     return err;
 }

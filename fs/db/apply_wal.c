@@ -26,6 +26,7 @@
 
 struct writer {
     struct replica *r;
+    uint32_t page_size;
     struct wal_header header;
     struct walindex_header index;
     uint32_t mx_frame; /* of the index, before */
@@ -33,6 +34,7 @@ struct writer {
     uint32_t cksum[2];
     size_t used;    /* bytes of frames that are built and not yet written */
     uint32_t first; /* number of the first of them */
+    bool flushed;   /* frames behind mx_frame have been written */
     uint32_t *pgno; /* of the frames since mx_frame */
     uint32_t pgno_cap;
     enum replica_state mode; /* what the last page 1 among them says; CLOSED: there was none */
@@ -44,10 +46,31 @@ static uint8_t *frames(const struct writer *w)
     return w->r->frames + CACHE_PAGE;
 }
 
+/*
+ * Every reader may write to -shm, whole headers too. One that tells of frames which the -wal does not
+ * have would have it and the -wal extended up to there: -ERR_BUSY. What was written here last needs
+ * no look.
+ */
+static int check_index(struct replica *r, const struct walindex_header *h)
+{
+    int64_t size, end;
+    if (h->mx_frame == 0)
+        return 0;
+    if (walindex_page_size(h) != r->page_size)
+        return -ERR_BUSY;
+    end = wal_frame_offset(r->page_size, h->mx_frame) + wal_frame_size(r->page_size);
+    if (end == r->tail_end)
+        return 0;
+    int err = file_size(r->wal_fd, &size);
+    return err ? err : end <= size ? 0 : -ERR_BUSY;
+}
+
 /* The wal-index header; SQLite builds a broken or missing one anew. */
 static int read_index(struct replica *r, struct walindex_header *h)
 {
     int err = walindex_read(&r->index, h);
+    if (!err && (err = check_index(r, h)) == -ERR_BUSY && walindex_forget(&r->index) != 0)
+        return -ERR_IO;
     if (err != -ERR_BUSY)
         return err;
     lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
@@ -57,7 +80,9 @@ static int read_index(struct replica *r, struct walindex_header *h)
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : -ERR_IO;
     err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
-    return err ? err : walindex_read(&r->index, h);
+    if (!err)
+        err = walindex_read(&r->index, h);
+    return err ? err : check_index(r, h);
 }
 
 /* If all of the WAL is in the database file and nobody reads from it, begin again at its start. */
@@ -74,11 +99,26 @@ static int maybe_restart(struct replica *r, struct walindex_header *h)
     return err;
 }
 
+/*
+ * Frames of one size are in a WAL, so another page size begins it anew. Connections find that in the
+ * header of the wal-index, and in page 1, and follow; the database file becomes what it says with the
+ * next checkpoint. Only a read transaction that uses frames of before is in the way, and no new one
+ * does once they are all in the database file.
+ */
+static int must_restart(struct replica *r, struct walindex_header *h)
+{
+    bool whole;
+    int err = h->mx_frame > 0 ? apply_checkpoint(r, 1, &whole) : 0;
+    if (!err)
+        err = maybe_restart(r, h);
+    return err ? err : h->mx_frame > 0 ? -ERR_BUSY : 0;
+}
+
 static int begin_round(struct writer *w)
 {
     static const uint8_t none[8];
     uint8_t bytes[WAL_HEADER_SIZE];
-    w->header = (struct wal_header){.page_size = w->r->page_size};
+    w->header = (struct wal_header){.page_size = w->page_size};
     if (memcmp(w->index.salt, none, sizeof none) == 0) {
         uint64_t salt = random_u64();
         memcpy(w->index.salt, &salt, sizeof salt);
@@ -87,7 +127,7 @@ static int begin_round(struct writer *w)
     wal_header_build(&w->header, bytes);
     memcpy(w->cksum, w->header.cksum, sizeof w->cksum);
     w->index.big_endian = 0;
-    w->index.page_size = walindex_page_size_field(w->r->page_size);
+    w->index.page_size = walindex_page_size_field(w->page_size);
     memcpy(w->r->tail, bytes, sizeof bytes);
     w->r->tail_end = sizeof bytes;
     return file_write(w->r->wal_fd, bytes, sizeof bytes, 0);
@@ -102,7 +142,8 @@ static int begin(struct writer *w)
     if (!err)
         err = read_index(r, &w->index);
     if (!err)
-        err = maybe_restart(r, &w->index);
+        err =
+            w->page_size == r->page_size ? maybe_restart(r, &w->index) : must_restart(r, &w->index);
     if (err)
         return err;
     w->mx_frame = w->frame = w->index.mx_frame;
@@ -111,8 +152,6 @@ static int begin(struct writer *w)
         return begin_round(w);
     w->header = (struct wal_header){.page_size = walindex_page_size(&w->index),
                                     .big_endian = w->index.big_endian};
-    if (w->header.page_size != r->page_size)
-        return -ERR_CORRUPT;
     memcpy(w->header.salt, w->index.salt, sizeof w->header.salt);
     memcpy(w->cksum, w->index.frame_cksum, sizeof w->cksum);
     return 0;
@@ -146,6 +185,7 @@ static int flush(struct writer *w, bool to_end)
     memcpy(frames(w) - before, r->tail, before);
     memset(frames(w) + w->used, 0, behind);
     r->tail_end = -1;
+    w->flushed = true;
     err = file_write(r->wal_fd, frames(w) - before, before + w->used + behind,
                      from - (int64_t)before);
     if (err)
@@ -258,9 +298,25 @@ static int publish(struct writer *w, uint32_t commit)
     return walindex_publish(&w->r->index, &w->index);
 }
 
+/*
+ * Frames that were written and will not be published go again: whoever reads the file and not the
+ * wal-index must not take them for transactions.
+ */
+static void take_back(struct writer *w)
+{
+    struct replica *r = w->r;
+    if (!w->flushed)
+        return;
+    r->tail_end = -1;
+    int err = file_truncate(r->wal_fd, wal_frame_offset(w->header.page_size, w->mx_frame + 1));
+    if (err)
+        log_warn("follow", "%s-wal: frames that were not published remain: %s", r->db->path,
+                 err_text(err));
+}
+
 int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at)
 {
-    struct writer w = {.r = r};
+    struct writer w = {.r = r, .page_size = e->page_size};
     uint32_t commit = 0;
     uint64_t bytes = 0;
 
@@ -277,12 +333,17 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
         int next = txlog_next(ledger_log(r->ledger), e);
         if (next && next != -ERR_NOTFOUND)
             err = next;
-        more = more && !next && e->commit > 0 && e->page_size == r->page_size;
+        more = more && !next && e->commit > 0 && e->page_size == w.page_size;
     }
     if (!err)
         err = publish(&w, commit);
-    if (!err && w.mode != REPLICA_CLOSED)
-        r->state = w.mode;
+    if (err) {
+        take_back(&w);
+    } else {
+        r->page_size = w.page_size;
+        if (w.mode != REPLICA_CLOSED)
+            r->state = w.mode;
+    }
     if (r->shm_fd >= 0 && !r->holding)
         lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
     free(w.pgno);
@@ -313,7 +374,10 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
         return err;
     int frames, done;
     own_enter();
-    int rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    /* It must have seen the page size. */
+    int rc = sqlite3_exec(r->conn, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
     own_leave();
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : rc == SQLITE_FULL ? -ERR_NOSPACE : -ERR_IO;

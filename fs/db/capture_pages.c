@@ -51,8 +51,11 @@ static int read_shape(struct database *db, enum capture_when when, struct shape 
     /* A commit that shrinks the database cuts the file only after it has finished its journal. */
     bool agree = when == CAPTURE_QUIET ? size == (int64_t)count * h.page_size
                                        : size >= (int64_t)count * h.page_size;
-    if (!agree && when != CAPTURE_COMMIT)
-        return -ERR_BUSY;
+    if (!agree && when != CAPTURE_COMMIT) {
+        if (when != CAPTURE_QUIET || db->handles[FILE_MAIN] > 0 || in_file == 0)
+            return -ERR_BUSY;
+        count = (uint32_t)in_file; /* nobody will make them agree: it is what it is */
+    }
     out->page_size = h.page_size;
     out->page_count = count;
     return 0;

@@ -15,7 +15,8 @@ struct database;
 enum capture_when {
     CAPTURE_COMMIT, /* the journal is being finished: header and file hold a whole transaction */
     CAPTURE_SYNC,   /* the writer syncs, and there is no journal */
-    CAPTURE_QUIET   /* the writer closed it or pauses; header and file size must agree exactly */
+    CAPTURE_QUIET   /* the writer closed it or pauses; header and file size must agree exactly, if
+                       anybody has it open */
 };
 
 /*

@@ -21,7 +21,7 @@ void capture_wal_fini(struct database *db)
     *w = (struct capture_wal){0};
 }
 
-static void rewind_cursor(struct capture_wal *w)
+void capture_wal_rewind(struct capture_wal *w)
 {
     w->cursor = w->captured;
     w->cursor_cksum[0] = w->captured_cksum[0];
@@ -30,13 +30,34 @@ static void rewind_cursor(struct capture_wal *w)
     w->gap = 0;
 }
 
-/* The WAL begins anew. SQLite does that only after every frame was copied into the database file.
- */
+/* What was captured, before the next transaction moves that on. */
+static void keep_end(struct capture_wal *w)
+{
+    w->before.frame = w->captured;
+    w->before.cksum[0] = w->captured_cksum[0];
+    w->before.cksum[1] = w->captured_cksum[1];
+    w->before.commit = w->captured_commit;
+    w->before.broken = w->broken;
+    w->before.unsealed = w->captured_unsealed;
+    w->witness = 0;
+}
+
+void capture_wal_round_ends(struct database *db)
+{
+    struct capture_wal *w = &db->wal;
+    if (!w->valid || w->captured == 0 || !db->ledger)
+        return;
+    if (capture_wal_last_in_file(db))
+        db->backed = ledger_last(db->ledger);
+    else
+        capture_wal_take_back(db);
+}
+
+/* The WAL begins anew. */
 static void start_round(struct database *db, const struct wal_header *h)
 {
     struct capture_wal *w = &db->wal;
-    if (w->captured > 0 && db->ledger)
-        db->backed = ledger_last(db->ledger);
+    capture_wal_round_ends(db);
     w->valid = true;
     w->refused = 0;
     w->header = *h;
@@ -47,14 +68,15 @@ static void start_round(struct database *db, const struct wal_header *h)
     w->header_alone = w->overwritten = w->broken = 0;
     w->chunk_count = 0;
     w->map_frames = 0;
-    rewind_cursor(w);
+    keep_end(w);
+    capture_wal_rewind(w);
 }
 
 void capture_wal_reset(struct database *db)
 {
     struct capture_wal *w = &db->wal;
     w->valid = false;
-    w->captured = w->cursor = 0;
+    w->captured = w->cursor = w->before.frame = 0;
     w->header_alone = w->overwritten = w->broken = 0;
     w->chunk_count = w->map_frames = 0;
     w->index_behind = false;
@@ -106,12 +128,14 @@ static const uint8_t *frame_bytes(struct database *db, uint32_t f, uint32_t upto
 static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
 {
     if (index >= w->pgno_cap) {
-        uint32_t cap = w->pgno_cap ? w->pgno_cap * 2 : 64;
+        size_t cap = w->pgno_cap ? (size_t)w->pgno_cap * 2 : 64;
+        if (cap > UINT32_MAX)
+            return -ERR_LIMIT;
         uint32_t *pgnos = realloc(w->pgno, cap * sizeof *pgnos);
         if (!pgnos)
             return -ERR_NOMEM;
         w->pgno = pgnos;
-        w->pgno_cap = cap;
+        w->pgno_cap = (uint32_t)cap;
     }
     w->pgno[index] = pgno;
     return 0;
@@ -189,13 +213,17 @@ static int by_key(const void *a, const void *b)
 
 /*
  * The pages of frames captured+1 .. cursor as (page number, frame) in rising order, each page once
- * with its last frame, none above `commit`. Returns how many.
+ * with its last frame, none above `commit`; with frame 0 those that are dirty otherwise. Returns how
+ * many.
  */
-static uint32_t newest_pages(const struct capture_wal *w, uint32_t commit, uint64_t *keys)
+static uint32_t newest_pages(const struct capture_wal *w, const struct dirty *d, uint32_t commit,
+                             uint64_t *keys)
 {
     uint32_t n = w->cursor - w->captured, kept = 0;
     for (uint32_t i = 0; i < n; i++)
         keys[i] = (uint64_t)w->pgno[i] << 32 | (w->captured + 1 + i);
+    for (uint32_t i = 0; i < d->len; i++)
+        keys[n++] = (uint64_t)d->pgno[i] << 32;
     if (n > 1)
         qsort(keys, n, sizeof *keys, by_key);
     for (uint32_t i = 0; i < n; i++) {
@@ -236,12 +264,17 @@ static int put_pages(struct database *db, const uint64_t *keys, uint32_t n, uint
                 err = put_gap_page(db, next, known);
         if (err || i == n)
             break;
-        const uint8_t *bytes = frame_bytes(db, (uint32_t)keys[i], w->cursor);
+        if (next <= pgno)
+            next = pgno + 1;
+        uint32_t frame = (uint32_t)keys[i];
+        if (frame == 0) {
+            err = pgno == lock_pgno ? 0 : put_gap_page(db, pgno, known);
+            continue;
+        }
+        const uint8_t *bytes = frame_bytes(db, frame, w->cursor);
         if (!bytes)
             return -ERR_IO;
         err = ledger_put_page(&db->tx, pgno, bytes + WAL_FRAME_HEADER_SIZE);
-        if (next <= pgno)
-            next = pgno + 1;
     }
     return err;
 }
@@ -251,22 +284,26 @@ static int capture(struct database *db, uint32_t commit)
 {
     struct capture_wal *w = &db->wal;
     uint32_t n = w->cursor - w->captured;
-    uint64_t few[64], *keys = few;
+    size_t most = (size_t)n + db->dirty.len;
+    uint64_t few[64], *keys = few, sums[CAPTURE_WAL_WITNESSES];
     struct ledger_info info;
 
     int err = role_enter(database_role(db));
     if (err)
         return err;
     err = database_need_ledger(db);
-    if (!err && n > sizeof few / sizeof *few && !(keys = malloc(n * sizeof *keys)))
+    if (!err && most > sizeof few / sizeof *few && !(keys = malloc(most * sizeof *keys)))
         err = -ERR_NOMEM;
     if (err)
         goto leave;
     ledger_info(db->ledger, &info);
     /* What changed by other means as well goes into this record. */
     bool fresh = info.page_size != w->header.page_size;
-    bool whole = dirty_any(&db->dirty) || fresh;
-    uint32_t count = newest_pages(w, commit, keys);
+    bool whole = db->dirty.all || fresh;
+    uint32_t count = newest_pages(w, &db->dirty, commit, keys);
+    uint32_t watched = count < CAPTURE_WAL_WITNESSES ? count : CAPTURE_WAL_WITNESSES;
+    for (uint32_t i = 0; i < watched; i++)
+        sums[i] = ledger_page_sum(db->ledger, (uint32_t)(keys[i] >> 32));
     struct ledger_change change = {
         .page_size = w->header.page_size,
         .commit = commit,
@@ -284,6 +321,8 @@ static int capture(struct database *db, uint32_t commit)
     if (err >= 0) {
         err = 0;
         dirty_clear(&db->dirty);
+        keep_end(w);
+        capture_wal_witness(db, keys, watched, sums);
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
@@ -329,7 +368,7 @@ static int capture_up_to(struct database *db, uint32_t upto)
         w->refused = frame;
         w->refused_why = err;
         w->chunk_count = 0;
-        rewind_cursor(w);
+        capture_wal_rewind(w);
         return err;
     }
     return got;
@@ -405,7 +444,7 @@ int capture_wal_written(struct database *db, int64_t off, size_t n)
     uint32_t first, last = completed(db, off, end, &first);
     w->chunk_count = 0;
     if (first <= w->cursor)
-        rewind_cursor(w);
+        capture_wal_rewind(w);
     if (w->map_frames >= first)
         w->map_frames = first - 1;
     return may_commit(db, first, last) ? capture_up_to(db, last) : 0;
@@ -440,7 +479,8 @@ void capture_wal_mended(struct database *db, const uint32_t cksum[2])
     w->captured_unsealed = false;
     w->broken = 0;
     w->chunk_count = 0;
-    rewind_cursor(w);
+    keep_end(w); /* the end before it may have another checksum now */
+    capture_wal_rewind(w);
 }
 
 int capture_wal_attach(struct database *db)
@@ -459,12 +499,13 @@ int capture_wal_attach(struct database *db)
         return err;
     uint32_t frames = wal_frame_at(w->header.page_size, size) - 1;
     while (size > WAL_HEADER_SIZE && scan(db, frames, &commit) == 1) {
+        keep_end(w);
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
         w->captured_cksum[1] = w->cursor_cksum[1];
         w->captured_commit = commit;
     }
-    rewind_cursor(w);
+    capture_wal_rewind(w);
     return 0;
 }
 

@@ -27,7 +27,12 @@ struct capture_wal {
     uint32_t captured_cksum[2]; /* of the chain there */
     uint32_t captured_commit;   /* and the size of the database there, in pages */
     bool captured_unsealed;     /* that frame is one without a checksum: see wal_frame_unsealed */
-    uint32_t cursor;            /* last frame that was checked */
+    struct {                    /* the same before the last captured transaction */
+        uint32_t frame, cksum[2], commit, broken;
+        bool unsealed;
+    } before;
+    uint32_t witness; /* a page whose content that transaction has changed; 0: none is known */
+    uint32_t cursor;  /* last frame that was checked */
     uint32_t cursor_cksum[2];
     bool cursor_unsealed;
     uint32_t header_alone; /* frame of which only the header was written, last of all; 0: none */
@@ -83,11 +88,41 @@ int capture_wal_attach_sealed(struct database *db);
 /* Looks at the header in the file: a new round, the same one, or no WAL at all. */
 void capture_wal_load_header(struct database *db);
 
+/* The frames are no longer needed, SQLite says: the WAL begins anew, or is cut to nothing. */
+void capture_wal_round_ends(struct database *db);
+
+/* The cursor back to the captured end. */
+void capture_wal_rewind(struct capture_wal *w);
+
+/* ---- capture_wal_back.c: the last captured transaction, if SQLite does not have it ---- */
+
+/* After the capture of pages with these keys: `before` has the checksums that they had. */
+#define CAPTURE_WAL_WITNESSES 8
+void capture_wal_witness(struct database *db, const uint64_t *keys, uint32_t n, uint64_t *before);
+
+/*
+ * Is its content in the database file? If the WAL begins anew, or an index says that it is empty, and
+ * this is false, SQLite has not seen the transaction.
+ */
+bool capture_wal_last_in_file(struct database *db);
+
+/* Does a wal-index with these salts and that last frame lack what was captured? */
+bool capture_wal_unseen(struct database *db, const uint8_t salt[8], uint32_t mx_frame);
+
+/* Is a write at `off` how a writer begins who does not have it? */
+bool capture_wal_may_take_back(const struct database *db, int64_t off);
+
+/* It never was: its pages are dirty, and the next record puts them back as they were. */
+void capture_wal_take_back(struct database *db);
+
 /* ---- capture_wal_map.c ---- */
 
 /* Number of the newest captured frame that holds page pgno, 0 if none; of any frame with the
  * current salts if `any`. */
 uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);
+
+/* The same for pages 1 to `count` at once, frame[pgno - 1] each; what is in no frame is left alone. */
+void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame);
 
 /* Page pgno as of the last captured frame: from the -wal, else the database file; zeros beyond its
  * end. */

@@ -19,12 +19,14 @@ static int extend_map(struct database *db, uint32_t upto)
         w->map_frames = 0;
     }
     if (upto > w->map_cap) {
-        uint32_t cap = upto + upto / 2;
+        size_t cap = (size_t)upto + upto / 2;
+        if (cap > UINT32_MAX)
+            cap = UINT32_MAX;
         uint32_t *map = realloc(w->map, cap * sizeof *map);
         if (!map)
             return -ERR_NOMEM;
         w->map = map;
-        w->map_cap = cap;
+        w->map_cap = (uint32_t)cap;
     }
     while (w->map_frames < upto) {
         uint8_t head[16];
@@ -60,6 +62,17 @@ uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
         if (w->map[f - 1] == pgno)
             return f;
     return 0;
+}
+
+void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame)
+{
+    struct capture_wal *w = &db->wal;
+    if (!w->valid || w->captured == 0 || database_open_wal(db) != 0 ||
+        extend_map(db, w->captured) != 0)
+        return;
+    for (uint32_t f = 1; f <= w->captured; f++)
+        if (w->map[f - 1] > 0 && w->map[f - 1] <= count)
+            frame[w->map[f - 1] - 1] = f;
 }
 
 int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page)

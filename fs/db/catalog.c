@@ -9,7 +9,9 @@
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/demote.h"
+#include "fs/db/dying.h"
 #include "fs/db/header.h"
+#include "fs/db/scrub.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -28,8 +30,11 @@ int catalog_open(struct catalog **out, const struct catalog_options *options)
     c->role = options->role;
     c->tree_dirfd = options->tree_dirfd;
     c->replica_writes = options->replica_writes;
+    c->scrub_interval_ms = options->scrub_interval_ms;
+    c->scrub_bytes_per_s = options->scrub_bytes_per_s;
     mutex_init(&c->mutex, RANK_FS_CONTROL);
     cond_init(&c->poked);
+    cond_init(&c->death);
     *out = c;
     return 0;
 }
@@ -55,6 +60,7 @@ void catalog_close(struct catalog *c)
             next = db->next;
             database_free(db);
         }
+    cond_fini(&c->death);
     cond_fini(&c->poked);
     mutex_fini(&c->mutex);
     free(c->mountpoint);
@@ -285,20 +291,41 @@ int catalog_recover(struct catalog *c)
 
 int catalog_start(struct catalog *c)
 {
-    return settler_start(c);
+    int err = settler_start(c);
+    if (!err)
+        err = dying_start(c);
+    if (!err)
+        err = scrub_start(c, c->scrub_interval_ms, c->scrub_bytes_per_s, &c->scrub);
+    if (err) {
+        catalog_quit(c);
+        thread_join(&c->settler);
+        dying_join(c);
+    }
+    return err;
+}
+
+struct scrub *catalog_scrub(struct catalog *c)
+{
+    return c->scrub;
 }
 
 void catalog_quit(struct catalog *c)
 {
+    dying_quit(c);
     mutex_lock(&c->mutex);
     c->quit = true;
     cond_broadcast(&c->poked);
     mutex_unlock(&c->mutex);
+    if (c->scrub)
+        scrub_quit(c->scrub);
 }
 
 void catalog_join(struct catalog *c)
 {
     thread_join(&c->settler);
+    dying_join(c);
+    scrub_stop(c->scrub);
+    c->scrub = NULL;
     catalog_release_held(c);
     follow_stop(c->follow);
     c->follow = NULL;

@@ -11,7 +11,8 @@
 
 /*
  * All databases of this node by path, and the threads that work on them: the one that captures what
- * ends without a mark (journal_mode MEMORY and OFF, plain copies), and, on a replica, the appliers.
+ * ends without a mark (journal_mode MEMORY and OFF, plain copies), the one that compares files with
+ * checksums, and, on a replica, the appliers.
  *
  * Order: catalog_open, catalog_recover (before the mount exists), catalog_start (mounted), then
  * catalog_become_primary / catalog_become_replica as `cluster` says, catalog_quit, catalog_join,
@@ -27,6 +28,8 @@ struct catalog_options {
     int tree_dirfd;         /* the backing files, laid out as in the mount; borrowed */
     const char *mountpoint; /* absolute; copied */
     enum replica_writes replica_writes;
+    int64_t scrub_interval_ms; /* 0: databases are checked on request only */
+    int64_t scrub_bytes_per_s; /* 0: as fast as it goes */
 };
 
 int catalog_open(struct catalog **out, const struct catalog_options *options);
@@ -69,6 +72,10 @@ int catalog_folder_renamed(struct catalog *c, const char *from, const char *to);
 uint32_t catalog_plain_files(struct catalog *c);
 /* "wal", "delete" (any rollback mode) or "" if it does not exist here. Static storage. */
 const char *catalog_journal_mode(struct catalog *c, const char *path);
+
+/* Compares databases with their checksums, now and then and on request; valid between catalog_start and
+ * catalog_join. */
+struct scrub *catalog_scrub(struct catalog *c);
 
 /* The page reader over SQLite's files for store_set_page_reader. */
 struct page_reader catalog_page_reader(struct catalog *c);

@@ -13,6 +13,7 @@
 #define CATALOG_BUCKETS 1024
 
 struct follow;
+struct dying;
 
 struct catalog {
     struct store *store;
@@ -20,7 +21,9 @@ struct catalog {
     int tree_dirfd;
     char *mountpoint;
     enum replica_writes replica_writes;
-    bool same_boot; /* see boot.h; set before recovery */
+    int64_t scrub_interval_ms, scrub_bytes_per_s;
+    struct scrub *scrub; /* from catalog_start to catalog_join */
+    bool same_boot;      /* see boot.h; set before recovery */
 
     struct mutex mutex; /* RANK_FS_CONTROL; guards the table, the counts in it, and what follows */
     struct cond poked;
@@ -29,6 +32,10 @@ struct catalog {
     bool poke;
     bool quit;
     struct thread settler;
+    struct cond death;
+    struct dying *dying; /* closings of dying processes that wait for an answer; see dying.h */
+    bool dying_runs;
+    struct thread dying_thread;
     struct follow *follow; /* while this node is a replica; the node's thread's */
     struct follow *held;   /* its write locks wait for the gate of the new primary to open */
 };

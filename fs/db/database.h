@@ -45,6 +45,13 @@ int database_may_open(struct database *db, enum file_kind kind, int flags, bool 
 unsigned database_opened(struct database *db, enum file_kind kind, bool own);
 /* On each close(2) of a client's descriptor (FUSE flush). */
 int database_flushed(struct database *db, enum file_kind kind, unsigned file, bool own);
+/*
+ * After that, on any close(2) by thread `tid` (0: not known). True if its process is dying and has left
+ * a captured transaction that SQLite does not see: then done(arg) is called once, soon, by another
+ * thread, and only after that the close may be answered; see dying.h.
+ */
+bool database_closing(struct database *db, enum file_kind kind, bool own, pid_t tid,
+                      void (*done)(void *arg), void *arg);
 /* When the last reference to an open file is gone (FUSE release), before the adapter closes the
  * backing descriptor. */
 void database_released(struct database *db, enum file_kind kind, unsigned file, bool own);

@@ -2,11 +2,13 @@
 #ifndef FS_DB_DATABASE_IMPL_H
 #define FS_DB_DATABASE_IMPL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "fs/db/capture_wal.h"
 #include "fs/db/catalog.h"
+#include "fs/db/check.h"
 #include "fs/db/database.h"
 #include "fs/db/dirty.h"
 #include "fs/db/journal.h"
@@ -26,6 +28,8 @@ struct database {
     unsigned refs;
     struct database *next;   /* in its hash chain */
     struct applier *applier; /* replica: the thread that works on it, NULL if none */
+
+    atomic_bool applying; /* replica: the applier is at work on the files */
 
     struct mutex mutex; /* RANK_FS_DATABASE; guards all that follows */
     /* Changes by clients that have begun and not ended; no new one begins while `demoted`. */
@@ -56,6 +60,8 @@ struct database {
 
     struct capture_wal wal;
     bool raw; /* files were changed by something that is no connection: see raw.h */
+
+    struct check_result checked; /* what the last look at it has found; see scrub.h */
 
     /* page_reader.c: a page that matched nowhere, at which position, and since when. */
     uint32_t suspect;

@@ -102,8 +102,10 @@ static int before_wal_write(struct database *db, int64_t off)
     }
     int err = capture_wal_may_write(db, off);
     bool poke = !err && capture_wal_overwrites(db, off);
-    if (poke) {
-        /* Its writer died before it told anybody; the settler brings the wal-index forward. */
+    if (poke && capture_wal_may_take_back(db, off)) {
+        capture_wal_take_back(db);
+    } else if (poke) {
+        /* No connection that knows of those frames does that. */
         db->wal.index_behind = true;
         err = -ERR_IO;
     }
@@ -176,7 +178,7 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
             err = capture_wal_written(db, off, n);
         else if (db->handles[FILE_MAIN] > 0 && !db->journal_hot)
             err = capture_pages(db, CAPTURE_QUIET);
-        poke = db->raw || db->wal.broken > 0;
+        poke = db->raw || db->wal.broken > 0 || dirty_any(&db->dirty);
         break;
     case FILE_JOURNAL:
         db->journal_finished = false;
@@ -226,10 +228,12 @@ static int before_main_truncate(struct database *db, int64_t size)
     return follows || err ? err : before_main_write(db, 0);
 }
 
-static int before_wal_truncate(struct database *db)
+static int before_wal_truncate(struct database *db, int64_t size)
 {
     mutex_lock(&db->mutex);
     int err = raw_is(db, FILE_WAL) ? raw_begin(db) : 0;
+    if (!err && !db->raw && size < WAL_HEADER_SIZE)
+        capture_wal_round_ends(db);
     mutex_unlock(&db->mutex);
     return err;
 }
@@ -244,7 +248,7 @@ int database_before_truncate(struct database *db, enum file_kind kind, bool own,
     if (kind == FILE_JOURNAL && size == 0)
         err = database_finish_journal(db);
     else if (kind == FILE_WAL)
-        err = before_wal_truncate(db);
+        err = before_wal_truncate(db, size);
     else if (kind == FILE_MAIN)
         err = before_main_truncate(db, size);
     if (err)
@@ -268,9 +272,8 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     if (kind == FILE_WAL && db->raw) {
         poke = true;
     } else if (kind == FILE_WAL && size < WAL_HEADER_SIZE) {
-        if (db->ledger && db->wal.captured > 0)
-            db->backed = ledger_last(db->ledger);
         capture_wal_reset(db);
+        poke = dirty_any(&db->dirty);
     } else if (kind == FILE_MAIN && !database_is_checkpoint(db) && !follows_commit(db, size)) {
         db->dirty.size = true;
         db->dirty.last_write = mono_now();

@@ -68,7 +68,7 @@ void dirty_add(struct dirty *d, uint32_t page_size, int64_t off, uint64_t n)
     if (d->all || n == 0)
         return;
     uint64_t first = (uint64_t)off / page_size, last = ((uint64_t)off + n - 1) / page_size;
-    if (last >= UINT32_MAX)
+    if (last >= UINT32_MAX || last - first >= DIRTY_RANGE_MAX)
         d->all = true;
     for (uint64_t i = first; i <= last && !d->all; i++)
         dirty_add_page(d, (uint32_t)i + 1);

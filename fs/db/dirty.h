@@ -19,7 +19,8 @@ struct dirty {
     struct mono last_write;
 };
 
-#define DIRTY_BATCH 65536 /* pages noted before duplicates are squeezed out */
+#define DIRTY_BATCH 65536       /* pages noted before duplicates are squeezed out */
+#define DIRTY_RANGE_MAX 1048576 /* pages of one call (fallocate) that are noted singly */
 
 void dirty_fini(struct dirty *d);
 void dirty_clear(struct dirty *d);

@@ -26,9 +26,15 @@ int freelist_leaves(struct freelist_walk walk, uint32_t page_size, uint32_t page
     uint8_t *page = malloc(page_size);
     int err = page ? walk.read(walk.ctx, 1, page) : -ERR_NOMEM;
     uint32_t trunk = err ? 0 : get_be32(page + FIRST_TRUNK_OFFSET);
-    /* A damaged list may run in a circle. */
-    for (uint32_t trunks = 0; !err && trunk > 1 && trunk <= page_count && trunks < page_count;
-         trunks++) {
+    /* A damaged list may run in a circle: `seen` is a trunk of it sooner or later, and once more
+     * round it leads back there (Brent). In all that reads three times as many as there are, at most. */
+    uint32_t seen = 0;
+    uint64_t steps = 0, next_seen = 1;
+    while (!err && trunk > 1 && trunk <= page_count && trunk != seen) {
+        if (++steps == next_seen) {
+            seen = trunk;
+            next_seen *= 2;
+        }
         err = walk.read(walk.ctx, trunk, page);
         if (!err)
             err = visit_leaves(walk, page, page_size, page_count);

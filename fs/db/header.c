@@ -17,9 +17,10 @@ bool db_header_parse(const uint8_t bytes[HEADER_SIZE], struct db_header *out)
         page_size = 65536;
     if (!ltx_page_size_valid(page_size))
         return false;
-    bool counted = get_be32(bytes + 24) == get_be32(bytes + 92);
+    uint32_t page_count = get_be32(bytes + 28);
+    bool counted = get_be32(bytes + 24) == get_be32(bytes + 92) && page_count <= HEADER_PAGES_MAX;
     out->page_size = page_size;
-    out->page_count = counted ? get_be32(bytes + 28) : 0;
+    out->page_count = counted ? page_count : 0;
     out->wal = bytes[18] == 2 && bytes[19] == 2;
     return true;
 }

@@ -17,6 +17,7 @@
  *   92  4  "version valid for": the change counter when the size was written
  */
 #define HEADER_SIZE 100
+#define HEADER_PAGES_MAX 0xfffffffeu /* SQLite's own limit; so a page number can count past it */
 
 struct db_header {
     uint32_t page_size;  /* bytes */

@@ -31,6 +31,15 @@ int lock_release(int fd, int64_t off, int64_t n)
     return set_lock(fd, F_UNLCK, off, n);
 }
 
+int lock_holder(int fd, int64_t off, pid_t *pid)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = off, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
+        return err_from_errno(errno);
+    *pid = lock.l_type == F_UNLCK ? 0 : lock.l_pid > 0 ? lock.l_pid : -1;
+    return 0;
+}
+
 int lock_database_shared(int fd)
 {
     int err = lock_shared(fd, LOCK_PENDING, 1);

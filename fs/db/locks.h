@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /*
  * SQLite's locks (os_unix.c of SQLite), taken as open-file-description locks on descriptors of the
@@ -28,6 +29,10 @@
 int lock_shared(int fd, int64_t off, int64_t n);    /* a read lock */
 int lock_exclusive(int fd, int64_t off, int64_t n); /* a write lock */
 int lock_release(int fd, int64_t off, int64_t n);
+
+/* Who keeps that byte from being locked exclusively: a process with classic locks by its id, anybody
+ * else as -1, nobody as 0. */
+int lock_holder(int fd, int64_t off, pid_t *pid);
 
 /* A reader's SHARED lock on a database file, the way SQLite takes it (through PENDING). */
 int lock_database_shared(int fd);

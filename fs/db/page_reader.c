@@ -3,6 +3,8 @@
 
 #include "fs/db/catalog.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/mend.h"
+#include "fs/db/stock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 
@@ -50,7 +52,10 @@ static int unmatched(struct database *db, uint32_t pgno)
         db->suspect_since = mono_now();
         return -ERR_BUSY;
     }
-    return mono_since_ms(db->suspect_since) < DAMAGE_MS ? -ERR_BUSY : -ERR_DAMAGED;
+    if (mono_since_ms(db->suspect_since) < DAMAGE_MS)
+        return -ERR_BUSY;
+    (void)ledger_note_bad(db->ledger, pgno); /* if there is no room, there are others to mend */
+    return -ERR_DAMAGED;
 }
 
 static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uint32_t *page_size)
@@ -84,5 +89,6 @@ static int read_page(void *ctx, struct ledger *l, uint32_t pgno, void *page, uin
 
 struct page_reader catalog_page_reader(struct catalog *c)
 {
-    return (struct page_reader){.read = read_page, .ctx = c};
+    return (struct page_reader){
+        .read = read_page, .stock = stock_take, .mend = mend_page, .ctx = c};
 }

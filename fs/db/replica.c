@@ -219,12 +219,17 @@ static int hold_lock(struct replica *r)
     return err;
 }
 
-int replica_prepare_wal_file(struct replica *r)
+int replica_prepare_wal_file(struct replica *r, const void *bytes, size_t size)
 {
+    int64_t there;
     int fd = -1;
     int err = open_own(r, "-wal", O_RDWR | O_CREAT, &fd);
-    if (!err)
+    if (!err) {
         same_owner(r, fd);
+        err = file_size(fd, &there);
+    }
+    if (!err && there == 0 && size > 0)
+        err = file_write(fd, bytes, size, 0);
     file_close(fd);
     return err;
 }
@@ -239,7 +244,7 @@ int replica_prepare(struct replica *r)
     if (r->state == REPLICA_WAL && r->hold) {
         err = replica_open_wal(r);
     } else if (r->state == REPLICA_WAL) {
-        err = replica_prepare_wal_file(r);
+        err = replica_prepare_wal_file(r, NULL, 0);
     }
     return err ? err : hold_lock(r);
 }
@@ -251,12 +256,26 @@ static void tell_backed(struct replica *r, struct position at)
     mutex_unlock(&r->db->mutex);
 }
 
+/* Would connections that know the database from before the WAL notice what is in it now? */
+static bool is_noticed(struct replica *r)
+{
+    uint8_t page[LTX_MAX_PAGE_SIZE];
+    uint32_t page_size;
+    struct page_reader reader = catalog_page_reader(r->db->catalog);
+    if (r->unnoticed && reader.read(reader.ctx, r->ledger, 1, page, &page_size) == 0)
+        r->unnoticed = memcmp(page + VERSION_OFFSET, r->known_version, VERSION_SIZE) == 0;
+    return !r->unnoticed;
+}
+
 /* The readers of the WAL may have gone: then SQLite, closing as the last one, brings everything
  * back and removes it. */
 static int leave_wal(struct replica *r)
 {
     char path[DATABASE_PATH_MAX];
     struct stat st;
+    r->leave_tried = mono_now();
+    if (!is_noticed(r))
+        return 0;
     replica_close_wal(r, true);
     int err = replica_path(r, "-wal", path, sizeof path);
     if (err)
@@ -270,8 +289,10 @@ static int leave_wal(struct replica *r)
 
 void replica_idle(struct replica *r)
 {
+    r->db->applying = true;
     if (r->state == REPLICA_LEAVING)
         (void)leave_wal(r); /* the next round tries again */
+    r->db->applying = false;
     (void)hold_lock(r);
 }
 
@@ -280,8 +301,12 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     struct position at;
     bool whole = false;
     int err = find_state(r);
+    /* What a database that was damaged had beside it is not what belongs to the rebase. */
+    if (!err && (e->flags & TXLOG_REBASE))
+        err = replica_remove(r, "-journal");
     if (err)
         return err;
+    uint32_t page_size = r->page_size;
     if (e->commit == 0) {
         at = (struct position){e->max_txid, e->post_checksum};
         err = apply_deletion(r);
@@ -290,25 +315,33 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
         if (err == -ERR_NOTFOUND)
             err = 0;
         whole = true;
-    } else if (r->state == REPLICA_ROLLBACK || e->page_size != r->page_size) {
-        err = apply_rollback(r, e, last, &at);
-        whole = true;
     } else {
-        err = apply_wal(r, e, last, &at);
+        if (r->state == REPLICA_ROLLBACK)
+            err = apply_need_wal(r, e);
+        if (!err && r->state == REPLICA_ROLLBACK) {
+            err = apply_rollback(r, e, last, &at);
+            whole = true;
+        } else if (!err) {
+            err = apply_wal(r, e, last, &at);
+        }
     }
     if (err)
         return err;
     ledger_set_applied(r->ledger, at);
-    if (r->state == REPLICA_LEAVING)
-        return leave_wal(r);
-    if (r->state == REPLICA_WAL)
-        (void)apply_checkpoint(r, WAL_CHECKPOINT_FRAMES, &whole); /* the next batch tries again */
+    if (r->state == REPLICA_LEAVING && mono_since_ms(r->leave_tried) >= LEAVE_AGAIN_MS) {
+        err = leave_wal(r);
+        if (err || r->state != REPLICA_LEAVING)
+            return err;
+    }
+    if (r->state == REPLICA_WAL || r->state == REPLICA_LEAVING)
+        (void)apply_checkpoint(r, r->page_size == page_size ? WAL_CHECKPOINT_FRAMES : 1,
+                               &whole); /* the next batch tries again */
     if (whole)
         tell_backed(r, at);
     return 0;
 }
 
-int replica_apply(struct replica *r)
+static int apply_all(struct replica *r)
 {
     struct txlog *log = ledger_log(r->ledger);
     struct txlog_entry e = {0};
@@ -331,5 +364,13 @@ int replica_apply(struct replica *r)
         return -ERR_CLOSED;
     if (!err)
         (void)hold_lock(r); /* taken in the next idle round if somebody has it now */
+    return err;
+}
+
+int replica_apply(struct replica *r)
+{
+    r->db->applying = true;
+    int err = apply_all(r);
+    r->db->applying = false;
     return err;
 }

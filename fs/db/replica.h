@@ -24,12 +24,17 @@ struct database;
  *              is no file
  *   WAL        the header says WAL                     as a WAL writer: readers keep their
  *                                                      snapshots
- *   LEAVING    a record has left WAL mode, but         as a WAL writer, until the last of them has
- *              readers still have the WAL open         closed it
+ *   LEAVING    the header says no WAL, but readers     as a WAL writer, until the last of them has
+ *              still have it open, or would not        closed it
+ *              notice the record otherwise
  */
 enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAVING };
 
 #define CACHE_PAGE 4096 /* of the kernel, bytes */
+
+/* Of page 1: change counter, size, head and length of the freelist. See apply_need_wal. */
+#define VERSION_OFFSET 24
+#define VERSION_SIZE 16
 
 struct replica {
     struct database *db;
@@ -45,12 +50,15 @@ struct replica {
     size_t frames_cap;
     uint8_t tail[CACHE_PAGE]; /* what the WAL has before tail_end in that page */
     int64_t tail_end;         /* -1: not known */
-    struct mono checkpoint_tried;
+    bool unnoticed;           /* connections without the WAL may have cached pages of before, */
+    uint8_t known_version[VERSION_SIZE]; /* and take them for right while page 1 says this */
+    struct mono checkpoint_tried, leave_tried;
     bool checkpoint_blocked; /* by a reader, at that time */
     bool holding;
     bool torn; /* a record is in the database file in part: EXCLUSIVE is held until all of it is */
 };
 
+#define LEAVE_AGAIN_MS 200
 #define CHECKPOINT_AGAIN_MS 200 /* after one that a reader has blocked */
 #define REPLICA_BATCH_BYTES (1024 * 1024)
 
@@ -76,11 +84,12 @@ int replica_prepare(struct replica *r);
 
 int replica_open_main(struct replica *r, bool create);
 int replica_open_wal(struct replica *r); /* connection, -wal, -shm */
-int replica_prepare_wal_file(
-    struct replica *r); /* an empty -wal, if there is none, for readers to open */
+/* A -wal, if there is none, for readers to open; it begins with these bytes. */
+int replica_prepare_wal_file(struct replica *r, const void *bytes, size_t size);
 void replica_close_wal(struct replica *r, bool checkpoint);
 /* I4: before a page goes into the database file, its record is on disk. Blocks. */
 int replica_sync(struct replica *r);
+int replica_remove(struct replica *r, const char *suffix); /* a file that is not there is fine */
 int replica_path(const struct replica *r, const char *suffix, char *out, size_t size);
 
 /* Records from *e on, as many as fit a batch and stay in WAL mode's bounds. *at: the position
@@ -89,6 +98,9 @@ int replica_path(const struct replica *r, const char *suffix, char *out, size_t 
 int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, struct position *at);
 int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
                    struct position *at);
+/* In state ROLLBACK, before apply_rollback: if clients would not notice the record there, it shall be
+ * applied by apply_wal (state LEAVING). */
+int apply_need_wal(struct replica *r, struct txlog_entry *e);
 int apply_deletion(struct replica *r);
 /* A checkpoint if the WAL is long. *whole: the database file holds everything now. */
 int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole);

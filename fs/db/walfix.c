@@ -25,14 +25,16 @@ struct captured {
     uint32_t *pgno; /* by frame number - 1 */
 };
 
-static int copy_captured(struct database *db, struct captured *out)
+/* Nothing (frame 0) unless the index with that header lacks some of it. */
+static int copy_captured(struct database *db, const struct walindex_header *index,
+                         struct captured *out)
 {
     struct capture_wal *w = &db->wal;
     struct ledger_info info;
     int err = 0;
 
     mutex_lock(&db->mutex);
-    if (w->valid && db->ledger && w->captured > 0) {
+    if (db->ledger && capture_wal_unseen(db, index->salt, index->mx_frame)) {
         ledger_info(db->ledger, &info);
         capture_wal_frame_of(db, 1, false); /* reads the page numbers of all captured frames */
         out->pgno = malloc(w->captured * sizeof *out->pgno);
@@ -54,13 +56,16 @@ static int bring_forward(struct database *db, struct walindex *index)
 {
     struct captured c = {0};
     struct walindex_header h;
+    uint32_t backfilled = 0;
 
     int err = walindex_read(index, &h);
     if (err == -ERR_BUSY)
         return 0; /* the next SQLite connection recovers it from the file, and finds the frames */
     if (!err)
-        err = copy_captured(db, &c);
-    if (err || memcmp(h.salt, c.header.salt, sizeof h.salt) != 0 || h.mx_frame >= c.frame)
+        err = walindex_backfill(index, &backfilled);
+    if (!err)
+        err = copy_captured(db, &h, &c);
+    if (err || c.frame == 0 || backfilled > h.mx_frame)
         goto out;
     uint32_t before = h.mx_frame;
     for (uint32_t f = before + 1; !err && f <= c.frame; f++)
@@ -69,6 +74,7 @@ static int bring_forward(struct database *db, struct walindex *index)
         goto out;
     h.mx_frame = c.frame;
     h.page_count = c.commit;
+    memcpy(h.salt, c.header.salt, sizeof h.salt);
     memcpy(h.frame_cksum, c.cksum, sizeof h.frame_cksum);
     h.big_endian = c.header.big_endian;
     h.page_size = walindex_page_size_field(c.header.page_size);
@@ -182,18 +188,25 @@ static int open_database(struct database *db, int *fd)
     return err ? err : lock_database_shared(*fd);
 }
 
-static int fix_with_index(struct database *db, int shm_fd)
+/* WAL_WRITE is held. */
+static int fix_index(struct database *db, int shm_fd)
 {
     struct walindex index;
     walindex_init(&index, shm_fd);
-    int err = lock_exclusive(shm_fd, LOCK_SHM_WRITE, 1);
-    if (!err) {
-        err = mend(db, &index);
-        if (!err)
-            err = bring_forward(db, &index);
-        lock_release(shm_fd, LOCK_SHM_WRITE, 1);
-    }
+    int err = mend(db, &index);
+    if (!err)
+        err = bring_forward(db, &index);
     walindex_fini(&index);
+    return err;
+}
+
+static int fix_with_lock(struct database *db, int shm_fd)
+{
+    int err = lock_exclusive(shm_fd, LOCK_SHM_WRITE, 1);
+    if (err)
+        return err;
+    err = fix_index(db, shm_fd);
+    lock_release(shm_fd, LOCK_SHM_WRITE, 1);
     return err;
 }
 
@@ -216,14 +229,11 @@ static bool is_in_line(struct database *db)
     int fd = -1;
 
     mutex_lock(&db->mutex);
-    uint32_t captured = w->valid ? w->captured : 0;
-    bool broken = w->broken > 0;
-    uint8_t salt[sizeof w->header.salt];
-    memcpy(salt, w->header.salt, sizeof salt);
+    bool captured = w->valid && w->captured > 0, broken = w->broken > 0;
     mutex_unlock(&db->mutex);
     if (broken)
         return false;
-    if (captured == 0)
+    if (!captured)
         return true;
     int err = open_index(db, &fd);
     if (err)
@@ -232,9 +242,12 @@ static bool is_in_line(struct database *db)
     err = walindex_read(&index, &h);
     walindex_fini(&index);
     file_close(fd);
-    /* A header that is torn is being written, or makes the next connection read the file. */
-    return err == -ERR_BUSY ||
-           (!err && (memcmp(h.salt, salt, sizeof salt) != 0 || h.mx_frame >= captured));
+    if (err) /* a torn header is being written, or makes the next connection read the file */
+        return err == -ERR_BUSY;
+    mutex_lock(&db->mutex);
+    bool unseen = capture_wal_unseen(db, h.salt, h.mx_frame);
+    mutex_unlock(&db->mutex);
+    return !unseen;
 }
 
 static void in_line(struct database *db)
@@ -242,6 +255,15 @@ static void in_line(struct database *db)
     mutex_lock(&db->mutex);
     db->wal.index_behind = false;
     mutex_unlock(&db->mutex);
+}
+
+static void fixed(struct database *db, int err)
+{
+    if (!err || err == -ERR_NOTFOUND)
+        in_line(db);
+    else if (err != -ERR_BUSY)
+        log_error("capture", "%s: its WAL cannot be brought in line with what was captured: %s",
+                  db->path, err_text(err));
 }
 
 void walfix(struct database *db)
@@ -256,13 +278,24 @@ void walfix(struct database *db)
     if (!err) {
         err = open_index(db, &shm_fd);
         /* Nobody shares it: the next connection builds it from the file. */
-        err = err == -ERR_NOTFOUND ? mend(db, NULL) : err ? err : fix_with_index(db, shm_fd);
+        err = err == -ERR_NOTFOUND ? mend(db, NULL) : err ? err : fix_with_lock(db, shm_fd);
     }
-    if (!err || err == -ERR_NOTFOUND)
-        in_line(db);
-    else if (err != -ERR_BUSY)
-        log_error("capture", "%s: its WAL cannot be brought in line with what was captured: %s",
-                  db->path, err_text(err));
+    fixed(db, err);
     file_close(shm_fd);
     file_close(main_fd);
+}
+
+void walfix_of_dying(struct database *db, pid_t pid)
+{
+    pid_t holder;
+    int shm_fd;
+    int err = open_index(db, &shm_fd);
+    if (err)
+        return; /* the settler looks again when its files are closed */
+    err = lock_holder(shm_fd, LOCK_SHM_WRITE, &holder);
+    if (!err && holder == pid)
+        fixed(db, fix_index(db, shm_fd));
+    file_close(shm_fd);
+    if (!err && holder == 0)
+        walfix(db);
 }

@@ -2,6 +2,8 @@
 #ifndef FS_DB_WALFIX_H
 #define FS_DB_WALFIX_H
 
+#include <sys/types.h>
+
 struct database;
 
 /*
@@ -19,5 +21,11 @@ struct database;
  * the own mount: never from a FUSE worker, and not with the database's mutex held.
  */
 void walfix(struct database *db);
+
+/*
+ * The same while the process that has left the wal-index behind is still being taken apart (dying.h):
+ * if it holds WAL_WRITE, that stands for a lock of ours.
+ */
+void walfix_of_dying(struct database *db, pid_t pid);
 
 #endif

@@ -168,6 +168,8 @@ static int clean_after(struct walindex *w, uint32_t mx_frame)
 int walindex_append(struct walindex *w, uint32_t frame, uint32_t pgno, uint32_t mx_frame)
 {
     struct table t;
+    if (frame == 0) /* the one after the last that 32 bits can count */
+        return -ERR_CORRUPT;
     int err = table_of(w, block_of(frame), &t);
     if (err)
         return err;
@@ -208,6 +210,15 @@ int walindex_publish(struct walindex *w, struct walindex_header *h)
 {
     h->change++;
     return write_header(w, h);
+}
+
+int walindex_forget(struct walindex *w)
+{
+    uint8_t *b;
+    int err = map_block(w, 0, true, &b);
+    if (!err)
+        memset(b, 0, 2 * sizeof(struct walindex_header));
+    return err;
 }
 
 int walindex_restart(struct walindex *w, struct walindex_header *h)

@@ -77,6 +77,8 @@ int walindex_backfill(struct walindex *w, uint32_t *frames);
 int walindex_append(struct walindex *w, uint32_t frame, uint32_t pgno, uint32_t mx_frame);
 /* Makes everything up to h->mx_frame visible; h->change and h->cksum are updated. */
 int walindex_publish(struct walindex *w, struct walindex_header *h);
+/* Makes the header one that was never written, so that SQLite builds all of it from the -wal. */
+int walindex_forget(struct walindex *w);
 /* After all frames were backfilled and no reader uses the WAL (the caller holds READ 1..4
  * exclusively): begin at frame 1 with new salts. */
 int walindex_restart(struct walindex *w, struct walindex_header *h);

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+import socket
 import sqlite3
 
 from lib import check, clients
@@ -130,6 +131,32 @@ def import_and_export_carry_databases_in_and_out(scratch):
         done = c[1].cli("import", source, "replica.db", check=False)
         need(done.returncode != 0 and "primary" in done.stderr, "import on a replica: %s", done.stderr)
         need(not os.path.exists(c[0].db("text.db")), "a file that is no database was imported")
+
+
+@test(limit=60)
+def a_client_that_takes_nothing_holds_nobody_up(scratch):
+    with Cluster(scratch, nodes=1) as c:
+        c[0].sql("app.db", "CREATE TABLE t(a)", "INSERT INTO t VALUES(randomblob(40000000))")
+        host, port = c[0].http.split(":")
+
+        def export():
+            s = socket.create_connection((host, int(port)), timeout=10)
+            s.sendall(b"GET /export?name=app.db HTTP/1.1\r\nHost: x\r\n\r\n")
+            return s, s.recv(15)
+        stalled = []
+        while len(stalled) < 8:
+            s, head = export()
+            need(head.startswith(b"HTTP/1.1 200"), "export %d: %r", len(stalled), head)
+            stalled.append(s)
+        equal(export()[1][9:12], b"503", "one export more than there may be at a time")
+        equal(c[0].get("/healthz")[0], 200, "/healthz meanwhile")
+        # One that goes away makes room for another.
+        stalled.pop().close()
+        wait_for(lambda: export()[1][9:12] == b"200", 20, "room for an export")
+        # The daemon ends although they still wait for the rest.
+        c[0].term(limit=15)
+        for s in stalled:
+            s.close()
 
 
 @test(limit=60)

@@ -156,6 +156,20 @@ def a_page_that_is_written_by_hand_beside_a_wal_replicates(scratch):
         equal(c[0].sql("app.db", COUNT), [(30, 30)], "rows on the primary")
 
 
+@test(limit=60, each=("longer", "shorter"))
+def a_file_that_is_not_as_long_as_its_header_says_is_the_same_everywhere(scratch, case):
+    files = unfinished(scratch, "delete")
+    with Cluster(scratch) as c:
+        shutil.copyfile(files[""], c[0].db("app.db"))
+        size = os.path.getsize(files[""]) + (3 if case == "longer" else -1) * 4096
+        os.truncate(c[0].db("app.db"), size)
+        wait_for(lambda: os.path.exists(c[1].db("app.db")) and len(c[1].export("app.db")) == size, 15,
+                 "the file on the replica")
+        c.wait_level("app.db")
+        with open(c[0].db("app.db"), "rb") as f:
+            equal(c[1].export("app.db") == f.read(), True, "the bytes are the same")
+
+
 @test(limit=90)
 def raw_changes_survive_a_restart(scratch):
     files = unfinished(scratch, "wal")

@@ -44,7 +44,11 @@ def _children(pid):
 def _process(pid):
     # Not its command line: reading that waits for a process which hangs while it unmaps something.
     lines = ["process %d: %s" % (pid, _read("/proc/%d/comm" % pid))]
-    for thread in sorted(os.listdir("/proc/%d/task" % pid), key=int):
+    try:
+        threads = sorted(os.listdir("/proc/%d/task" % pid), key=int)
+    except FileNotFoundError:
+        return lines[0] + " has ended"
+    for thread in threads:
         place = "/proc/%d/task/%s/" % (pid, thread)
         stack = [line.split()[-1].split("+")[0] for line in _read(place + "stack").splitlines() if "+" in line]
         state = _read(place + "stat").rsplit(")", 1)[-1].split()[:1]

@@ -3,12 +3,13 @@
 """An application: one process that writes or reads until SIGTERM, then says in one line of JSON what it did.
 
 client.py writer --tag TAG PATH [PATH ...] [--patient] [--sync LEVEL] [--pause SECONDS]
-client.py reader PATH [--patient] [--reopen] [--hold SECONDS]
+client.py reader PATH [--patient] [--reopen] [--hold SECONDS] [--tell N]
 
 A writer moves amounts between accounts (their sum stays), adds a row to `acked` and counts it in `total`, in one
 transaction, and prints the number of the row once COMMIT has returned. With --patient it takes the loss of the
 database for what it is, reopens, and tries the next path; it never takes up a number again whose fate it does not
-know. A reader checks in one transaction that the sum and the count agree; --patient lets it reopen.
+know. A reader checks in one transaction that the sum and the count agree; --patient lets it reopen; with --tell it
+prints "looked" after every N checks.
 """
 import argparse
 import json
@@ -136,6 +137,8 @@ def reader(args, stop):
             time.sleep(0.01)
             continue
         checks, last = checks + 1, rows
+        if args.tell and checks % args.tell == 0:
+            os.write(1, b"looked\n")
         if args.reopen and checks % 10 == 0:
             close_quietly(db)
             db = None
@@ -169,6 +172,7 @@ def main():
     parser.add_argument("--sync")
     parser.add_argument("--hold", type=float, default=0)
     parser.add_argument("--pause", type=float, default=0)
+    parser.add_argument("--tell", type=int, default=0)
     parser.add_argument("--seed", type=int, default=None)
     args = parser.parse_args()
     stop = Stop()

@@ -55,6 +55,15 @@ class Client:
         return wait_for(lambda: re.search(pattern, self.text()), limit, lambda: "%s in %s" % (
             pattern, self.text()[-500:]), pause=0.02)
 
+    def wait_looked(self, times=1, limit=60):
+        """Until a reader with --tell has told so many times more."""
+        have = self.text().count("looked")
+
+        def enough():
+            self.check_alive()
+            return self.text().count("looked") >= have + times
+        wait_for(enough, limit, lambda: "a reader to look:\n%s" % self.said(), pause=0.02)
+
     def kill9(self):
         self.process.kill()
         self.process.wait()

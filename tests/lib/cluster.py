@@ -23,7 +23,8 @@ from lib.case import need, wait_for
 from lib.scratch import mounts_below
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROGRAM = os.environ.get("TANDEMFS") or os.path.join(TOP, "build", "tandemfs")
+PROGRAM = os.path.abspath(os.environ.get("TANDEMFS") or os.path.join(TOP, "build", "tandemfs"))
+os.environ["TANDEMFS"] = PROGRAM  # each test runs in a folder of its own
 
 
 def run(*args, limit=60, check=True, **options):

@@ -28,18 +28,19 @@ def load(path):
     return list(case.TESTS)
 
 
-def collect(patterns):
+def collect(patterns, full=(False,)):
+    """The tests to run; `full`: which kinds, of those for the full run only (True) and the others (False)."""
     found = []
     for path in sorted(glob.glob(os.path.join(TOP, "tests/e2e/test_*.py"))):
         file = os.path.relpath(path, os.path.join(TOP, "tests"))
         for test in load(path):
-            if not patterns or any(p in "%s: %s" % (file, test.name) for p in patterns):
+            if test.full in full and (not patterns or any(p in "%s: %s" % (file, test.name) for p in patterns)):
                 found.append((file, test))
     return found
 
 
-def run(results, patterns, jobs, keep):
-    tests = collect(patterns)
+def run(results, patterns, jobs, keep, full=(False,)):
+    tests = collect(patterns, full)
     if not tests:
         return
     results.title("end-to-end tests")

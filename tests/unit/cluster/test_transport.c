@@ -316,6 +316,44 @@ static void bytes_that_are_not_ours_end_their_connection_only(void **state)
     server_close(&other);
 }
 
+/* A connection that has asked something and been answered; what follows on it is up to the test. */
+static int connect_and_ask(struct server *s)
+{
+    static const uint8_t bytes[] = {0, 'S', 'P', 0, 0, 0x30, 0, 0, 0, 0,  0,
+                                    0, 0,   0,   0, 5, 0x80, 0, 0, 1, 'x'};
+    int fd = connect_raw(transport_url(s->transport));
+
+    assert_int_equal(send(fd, bytes, sizeof bytes, MSG_NOSIGNAL), sizeof bytes);
+    transport_reply(wait_request(s), "yes", 3);
+    return fd;
+}
+
+static void connections_beyond_the_limit_are_closed(void **state)
+{
+    static int fds[TRANSPORT_CONNECTIONS_MAX];
+    struct server s;
+    struct transport_peer *peer;
+    struct asker a;
+
+    (void)state;
+    server_open(&s, "tcp://127.0.0.1:0");
+    for (int i = 0; i < TRANSPORT_CONNECTIONS_MAX; i++)
+        fds[i] = connect_and_ask(&s);
+    int one_more = connect_raw(transport_url(s.transport));
+    assert_int_equal(send(one_more, "\0SP\0\0\x30\0", 8, MSG_NOSIGNAL), 8);
+    wait_closed(one_more);
+    close(fds[0]); /* makes room */
+    assert_int_equal(peer_open(&peer, transport_url(s.transport)), 0);
+    asker_start(&a, peer, "is there room?");
+    transport_reply(wait_request(&s), "yes", 3);
+    thread_join(&a.thread);
+    assert_string_equal(a.answer, "yes");
+    peer_close(peer);
+    for (int i = 1; i < TRANSPORT_CONNECTIONS_MAX; i++)
+        close(fds[i]);
+    server_close(&s);
+}
+
 static void an_address_is_taken_or_wrong(void **state)
 {
     struct server s;
@@ -349,6 +387,7 @@ int main(void)
         cmocka_unit_test(quitting_ends_a_call_that_waits),
         cmocka_unit_test(a_listener_may_quit_while_answers_are_given),
         cmocka_unit_test(bytes_that_are_not_ours_end_their_connection_only),
+        cmocka_unit_test(connections_beyond_the_limit_are_closed),
         cmocka_unit_test(an_address_is_taken_or_wrong),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "fs/db/walindex.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
@@ -172,6 +173,53 @@ static void the_wal_is_written_in_whole_cache_pages(void **state)
     assert_int_equal(end_within_a_page, 0);
 }
 
+/* Any reader could have written these. */
+static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(void **state)
+{
+    (void)state;
+    static const struct walindex_header wrong[] = {
+        {.mx_frame = UINT32_MAX, .page_size = 1024},
+        {.mx_frame = 0x00ffffff, .page_size = 1024},
+        {.mx_frame = 3, .page_size = 4096},
+        {.mx_frame = 3, .page_size = 0},
+    };
+    struct logcopy copy;
+    struct stat st;
+    begin();
+    logcopy_open(&copy);
+    sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+    sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        sql_do(db, "INSERT INTO t VALUES(randomblob(3000))");
+        fsnode_ship(&primary, &replica, NAME);
+        wait_applied(&replica, NAME);
+
+        struct walindex index;
+        struct walindex_header h;
+        int fd = open(fsnode_path(&replica, NAME "-shm"), O_RDWR | O_CLOEXEC);
+        walindex_init(&index, fd);
+        assert_int_equal(walindex_read(&index, &h), 0);
+        assert_true(h.mx_frame > 0);
+        h.mx_frame = wrong[i].mx_frame;
+        h.page_size = wrong[i].page_size;
+        assert_int_equal(walindex_publish(&index, &h), 0);
+        walindex_fini(&index);
+        close(fd);
+
+        sql_do(db, "INSERT INTO t VALUES(%u)", i);
+        fsnode_ship(&primary, &replica, NAME);
+        wait_applied(&replica, NAME);
+        assert_same(&replica, NAME, &copy, "a wrong wal-index");
+        assert_int_equal(stat(fsnode_path(&replica, NAME "-shm"), &st), 0);
+        assert_int_equal(st.st_size, WALINDEX_BLOCK);
+        assert_int_equal(stat(fsnode_path(&replica, NAME "-wal"), &st), 0);
+        assert_true(st.st_size < 1000000);
+    }
+    sql_close(db);
+    logcopy_close(&copy);
+    end();
+}
+
 /* A reader's snapshot stays, and the others go on. */
 static void a_long_read_stops_nobody(void **state)
 {
@@ -286,6 +334,7 @@ int main(void)
         cmocka_unit_test(a_replica_follows_in_every_journal_mode),
         cmocka_unit_test(a_replica_follows_when_modes_and_page_sizes_change),
         cmocka_unit_test(the_wal_is_written_in_whole_cache_pages),
+        cmocka_unit_test(a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew),
         cmocka_unit_test(a_long_read_stops_nobody),
         cmocka_unit_test(a_deleted_database_goes_and_comes_back),
         cmocka_unit_test(roles_may_change),

@@ -333,6 +333,22 @@ static void sqlite_goes_on_where_the_writer_ended(void **state)
     rig_close(&r);
 }
 
+static void a_frame_that_cannot_be_counted_is_refused(void **state)
+{
+    (void)state;
+    struct walindex w;
+    struct stat st;
+    scratch_make(root);
+    int fd = must_open("x-shm");
+    walindex_init(&w, fd);
+    assert_int_equal(walindex_append(&w, UINT32_MAX + 1u, 1, UINT32_MAX), -ERR_CORRUPT);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    walindex_fini(&w);
+    close(fd);
+    scratch_remove(root);
+}
+
 static void a_header_that_was_never_written_is_busy(void **state)
 {
     (void)state;
@@ -369,6 +385,7 @@ int main(void)
     tapvfs_lock_by_description();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_header_that_was_never_written_is_busy),
+        cmocka_unit_test(a_frame_that_cannot_be_counted_is_refused),
         cmocka_unit_test(a_reader_sees_each_transaction_over_several_hash_tables),
         cmocka_unit_test(the_wal_begins_anew_when_all_of_it_was_copied),
         cmocka_unit_test(sqlite_recovers_from_what_was_written),

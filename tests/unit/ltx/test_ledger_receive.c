@@ -422,6 +422,93 @@ static void what_diverged_is_kept_as_files(void **state)
     pair_fini(&p);
 }
 
+/* The record that turns pages[] of the model, which are all that differ, into what the model is. */
+static void make_mend(struct pair *p, const uint32_t *pages, size_t n, struct buf *out)
+{
+    struct ledger_info here, there;
+    ledger_info(p->b.ledger, &here);
+    ledger_info(p->a.ledger, &there);
+    struct ltx_header h = {.page_size = there.page_size,
+                           .commit = there.commit,
+                           .min_txid = there.last.txid,
+                           .max_txid = there.last.txid,
+                           .pre_checksum = here.last.checksum};
+    struct ltx_encoder e = {0};
+    uint64_t size;
+    assert_int_equal(ltx_encode_begin(&e, sink_buf(out), &h), 0);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(ltx_encode_page(&e, pages[i], model_page(&p->model, pages[i])), 0);
+    assert_int_equal(ltx_encode_finish(&e, there.last.checksum, &size), 0);
+    ltx_encode_fini(&e);
+}
+
+/*
+ * Both are at the same position by their logs, and yet the files of one hold other pages. It is put
+ * where its files are, so that what is fetched leads somewhere else: to where it was thought to be.
+ */
+static void a_damaged_database_is_what_its_files_hold(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        struct pair p;
+        pair_make(&p);
+        for (int i = 0; i < 6; i++)
+            model_commit(&p.model, p.a.ledger, 512, 20);
+        pull(&p);
+        struct position was = ledger_last(p.b.ledger);
+        ledger_set_applied(p.b.ledger, was);
+        if (round % 2)
+            assert_int_equal(ledger_checkpoint(p.b.ledger, was), 0);
+        struct pagesums sums = {0};
+        assert_int_equal(ledger_take_stock(p.b.ledger, 512, &sums), -ERR_INVALID);
+        assert_int_equal(pagesums_resize(&sums, 20), 0);
+        for (uint32_t pgno = 1; pgno <= 20; pgno++)
+            assert_int_equal(pagesums_set(&sums, pgno, ledger_page_sum(p.b.ledger, pgno)), 0);
+        assert_int_equal(pagesums_set(&sums, 3, 12345), 0);
+        assert_int_equal(pagesums_set(&sums, 20, 0), 0);
+        ledger_set_damaged(p.b.ledger, "the test says so");
+        assert_int_equal(ledger_take_stock(p.b.ledger, 512, &sums), 0);
+        struct position here = ledger_last(p.b.ledger);
+        assert_int_equal(here.txid, was.txid);
+        assert_true(here.checksum != was.checksum);
+        assert_at(ledger_applied(p.b.ledger), here);
+        struct ledger_info info;
+        ledger_info(p.b.ledger, &info);
+        assert_true(info.damaged);
+        assert_at(info.first, here);
+        if (round >= 2) { /* the pages never come, and it must be done again */
+            node_kill(&p.b);
+            ledger_info(p.b.ledger, &info);
+            assert_true(info.damaged);
+            pair_fini(&p);
+            continue;
+        }
+        struct buf record = {0};
+        make_mend(&p, (uint32_t[]){3, 20}, 2, &record);
+        assert_int_equal(receive(p.b.ledger, record.data, record.len, 0), -ERR_DAMAGED);
+        assert_int_equal(receive(p.b.ledger, record.data, record.len, TXLOG_REBASE), 0);
+        buf_fini(&record);
+        ledger_info(p.b.ledger, &info);
+        assert_false(info.damaged);
+        assert_at(info.last, was);
+        assert_at(info.applied, here);
+        assert_ledger_is(p.b.ledger, &p.model);
+        struct txlog_entry e;
+        assert_int_equal(txlog_find_from(ledger_log(p.b.ledger), info.applied, &e), 0);
+        assert_int_equal(e.flags, TXLOG_REBASE);
+        txlog_entry_release(&e);
+        ledger_set_applied(p.b.ledger, info.last);
+        assert_int_equal(ledger_checkpoint(p.b.ledger, info.last), 0);
+        node_kill(&p.b);
+        assert_ledger_is(p.b.ledger, &p.model);
+        for (int i = 0; i < 3; i++)
+            model_commit(&p.model, p.a.ledger, 512, 15);
+        pull(&p);
+        assert_ledger_is(p.b.ledger, &p.model);
+        pair_fini(&p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +519,7 @@ int main(void)
         cmocka_unit_test(merged_records_are_taken_in_their_middle),
         cmocka_unit_test(a_rebase_brings_a_diverged_replica_in_line),
         cmocka_unit_test(what_diverged_is_kept_as_files),
+        cmocka_unit_test(a_damaged_database_is_what_its_files_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,7 +60,7 @@ static void world_make(struct world *w)
     struct store_options options = {.segment_bytes = 8192};
     assert_int_equal(store_open(&w->store, w->folder.fd, &options), 0);
     assert_int_equal(store_get(w->store, "t.db", &w->ledger), 0);
-    store_set_page_reader(w->store, (struct page_reader){read_page, w});
+    store_set_page_reader(w->store, (struct page_reader){.read = read_page, .ctx = w});
     model_init(&w->model);
 }
 

@@ -108,6 +108,27 @@ static void ledgers_are_found_by_name_and_after_a_start(void **state)
     folder_remove(&f);
 }
 
+static void there_is_a_limit_to_what_a_peer_may_name(void **state)
+{
+    (void)state;
+    static const struct store_options few = {.databases_max = 3};
+    struct folder f;
+    struct ledger *l;
+    folder_make(&f);
+    for (int started = 0; started < 2; started++) {
+        struct store *s;
+        assert_int_equal(store_open(&s, f.fd, &few), 0);
+        assert_int_equal(store_get(s, "one", &l), 0);
+        assert_int_equal(store_get(s, "two", &l), 0);
+        assert_int_equal(store_get(s, "three", &l), 0);
+        assert_int_equal(store_get(s, "four", &l), -ERR_LIMIT);
+        assert_null(store_find(s, "four"));
+        assert_int_equal(store_get(s, "two", &l), 0);
+        store_close(s);
+    }
+    folder_remove(&f);
+}
+
 static void what_is_not_understood_is_left_alone(void **state)
 {
     (void)state;
@@ -323,6 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_become_folders),
         cmocka_unit_test(ledgers_are_found_by_name_and_after_a_start),
+        cmocka_unit_test(there_is_a_limit_to_what_a_peer_may_name),
         cmocka_unit_test(what_is_not_understood_is_left_alone),
         cmocka_unit_test(what_nobody_syncs_becomes_durable_by_itself),
         cmocka_unit_test(an_idle_store_syncs_nothing_and_a_busy_one_in_groups),

@@ -4,19 +4,24 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "tools/admin_http.h"
 #include "tools/http_client.h"
 #include "tools/names.h"
 
-/* The distribution's nng is not built with the sanitizer, which so cannot see how its reaper and
- * its users agree. */
+/* The distribution's nng, whose HTTP client this uses, is not built with the sanitizer, which so cannot
+ * see how its reaper and its users agree. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
@@ -190,13 +195,118 @@ static void the_server_answers_before_the_daemon_is_there(void **state)
     close_server(a);
 }
 
+static int connect_to(const char *address)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)atoi(strchr(address, ':') + 1)),
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval limit = {.tv_sec = 5};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    return fd;
+}
+
+/* Header after header, one write each, so that the server takes each when it comes. (How many are on
+ * their way when it refuses is up to the kernel.) */
+static void headers_without_end_are_not_taken(void **state)
+{
+    enum { LIMIT = 64000000 };
+    struct admin_http *a;
+    char address[64], line[1000], body[512];
+    size_t sent = 0;
+    (void)state;
+    open_somewhere(&a, address);
+    int fd = connect_to(address);
+    int n = snprintf(line, sizeof line, "GET /healthz HTTP/1.1\r\nHost: x\r\n");
+    assert_int_equal(send(fd, line, (size_t)n, MSG_NOSIGNAL), n);
+    for (int i = 0; sent < LIMIT; i++) {
+        n = snprintf(line, sizeof line, "X-%d: %0800d\r\n", i, i);
+        if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
+            break;
+        sent += (size_t)n;
+        if (recv(fd, line, sizeof line, MSG_DONTWAIT) >= 0)
+            break; /* it has refused, or closed */
+    }
+    assert_true(sent < LIMIT);
+    close(fd);
+    assert_int_equal(get(address, "GET", "/healthz", body, sizeof body), 503);
+    close_server(a);
+}
+
+/* This process's descriptors of connections that came to the address. */
+static unsigned accepted(const char *address)
+{
+    unsigned count = 0;
+    for (int fd = 3; fd < 1000; fd++) {
+        struct sockaddr_in here, there;
+        socklen_t n = sizeof here, m = sizeof there;
+        if (getpeername(fd, (struct sockaddr *)&there, &m) == 0 &&
+            getsockname(fd, (struct sockaddr *)&here, &n) == 0 &&
+            ntohs(here.sin_port) == atoi(strchr(address, ':') + 1))
+            count++;
+    }
+    return count;
+}
+
+static void connections_have_a_limit(void **state)
+{
+    enum { MOST = 64, TRIED = 100 };
+    struct admin_http *a;
+    char address[64], body[512];
+    int fds[TRIED];
+    struct mono began = mono_now();
+    (void)state;
+    open_somewhere(&a, address);
+    for (int i = 0; i < TRIED; i++) {
+        fds[i] = connect_to(address);
+        assert_int_equal(send(fds[i], "GET ", 4, MSG_NOSIGNAL), 4);
+    }
+    while (accepted(address) < MOST && mono_since_ms(began) < 5000)
+        usleep(1000); /* the server sends no event that it has taken one */
+    assert_int_equal(accepted(address), MOST);
+    for (int i = 0; i < TRIED; i++)
+        close(fds[i]);
+    assert_int_equal(get(address, "GET", "/healthz", body, sizeof body), 503);
+    close_server(a);
+}
+
+static void a_body_or_a_path_that_nobody_needs_is_refused(void **state)
+{
+    static const struct {
+        const char *begin;
+        size_t path; /* bytes between the two */
+        const char *end, *status;
+    } cases[] = {{"POST /promote", 0, "Content-Length: 4097\r\n", "413"},
+                 {"POST /promote", 0, "Content-Length: 99999999999999999999\r\n", "413"},
+                 {"GET /healthz?", 8192, "", "414"}};
+    struct admin_http *a;
+    char address[64], text[10000], path[9000];
+    (void)state;
+    open_somewhere(&a, address);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        memset(path, 'x', sizeof path);
+        path[cases[i].path] = '\0';
+        int n = snprintf(text, sizeof text, "%s%s HTTP/1.1\r\nHost: x\r\n%s\r\n", cases[i].begin,
+                         path, cases[i].end);
+        int fd = connect_to(address);
+        assert_int_equal(send(fd, text, (size_t)n, MSG_NOSIGNAL), n);
+        assert_true(recv(fd, text, 12, MSG_WAITALL) == 12);
+        text[12] = '\0';
+        assert_string_equal(text + 9, cases[i].status);
+        close(fd);
+    }
+    close_server(a);
+}
+
 static void a_port_that_is_taken_is_refused_with_a_sentence(void **state)
 {
     struct admin_http *a, *b;
     char address[64], other[64], why[512] = "";
     (void)state;
     open_somewhere(&a, address);
-    /* The same port by another name: nng itself would share one server within a process. */
     snprintf(other, sizeof other, "localhost:%s", strchr(address, ':') + 1);
     assert_int_equal(admin_http_open(&b, other, why, sizeof why), -ERR_BUSY);
     assert_non_null(strstr(why, other));
@@ -224,6 +334,9 @@ int main(void)
         cmocka_unit_test(a_text_that_is_not_utf8_is_still_json),
         cmocka_unit_test(a_name_stays_below_the_mount),
         cmocka_unit_test(the_server_answers_before_the_daemon_is_there),
+        cmocka_unit_test(headers_without_end_are_not_taken),
+        cmocka_unit_test(connections_have_a_limit),
+        cmocka_unit_test(a_body_or_a_path_that_nobody_needs_is_refused),
         cmocka_unit_test(a_port_that_is_taken_is_refused_with_a_sentence),
         cmocka_unit_test(nobody_there_is_told_as_such),
     };

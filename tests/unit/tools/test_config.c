@@ -52,6 +52,7 @@ static void every_key_is_read(void **state)
                                    "  - tcp://10.0.0.2:4600\n"
                                    "  - tcp://[::1]:4600\n"
                                    "retention: {age: 7d, size: 10GB}\n"
+                                   "scrub: {interval: 12h, rate: 2MB}\n"
                                    "log:\n"
                                    "  format: json\n"
                                    "  level: warn\n"
@@ -71,6 +72,8 @@ static void every_key_is_read(void **state)
     assert_string_equal(c.peers[1], "tcp://[::1]:4600");
     assert_int_equal(c.retention_age_ms, INT64_C(7) * 24 * 3600 * 1000);
     assert_int_equal(c.retention_size_bytes, INT64_C(10) * 1000 * 1000 * 1000);
+    assert_int_equal(c.scrub_interval_ms, 12 * 3600 * 1000);
+    assert_int_equal(c.scrub_rate_bytes, 2000000);
     assert_true(c.log_json);
     assert_int_equal(c.log_level, LOGGER_WARN);
     assert_int_equal(c.exec_count, 5);
@@ -98,6 +101,8 @@ static void an_empty_file_leaves_the_defaults(void **state)
         assert_false(c.primary_given);
         assert_int_equal(c.retention_age_ms, 24 * 3600 * 1000);
         assert_int_equal(c.retention_size_bytes, 0);
+        assert_int_equal(c.scrub_interval_ms, 24 * 3600 * 1000);
+        assert_int_equal(c.scrub_rate_bytes, 16000000);
         assert_false(c.log_json);
         assert_int_equal(c.log_level, LOGGER_INFO);
         assert_null(c.exec);
@@ -121,7 +126,7 @@ static void an_unknown_key_is_named_with_its_line_and_what_was_meant(void **stat
                  "candidate");
     expect_fault("zzzzzzzzzz: 1\n",
                  "t.yml:1: unknown key \"zzzzzzzzzz\", expected one of: mount, data, listen, "
-                 "advertise, http, lease, peers, retention, log, exec, replica-writes, "
+                 "advertise, http, lease, peers, retention, scrub, log, exec, replica-writes, "
                  "allow-other");
 }
 
@@ -233,6 +238,26 @@ static void the_environment_is_expanded(void **state)
                  "t.yml:1: mount: found \"${}\", expected ${NAME} (write $${ for a plain ${)");
 }
 
+/* A variable that is named often and a word that is repeated by an alias. */
+static void a_small_file_cannot_make_a_large_command(void **state)
+{
+    (void)state;
+    char *hundred_kb = calloc(1, 100001);
+    char text[512] = "exec: [&w \"${TEST_LONG}\"";
+    memset(hundred_kb, 'x', 100000);
+    setenv("TEST_LONG", hundred_kb, 1);
+    for (int i = 0; i < 12; i++)
+        strcat(text, ", *w");
+    strcat(text, "]\n");
+    expect_fault(text, "t.yml:1: exec: the command is longer than 1048576 bytes");
+    strcpy(text, "mount: /");
+    for (int i = 0; i < 12; i++)
+        strcat(text, "${TEST_LONG}");
+    expect_fault(text, "t.yml:1: mount: the value is longer than 1048576 bytes");
+    unsetenv("TEST_LONG");
+    free(hundred_kb);
+}
+
 static void lists_are_replaced_and_not_added_to(void **state)
 {
     struct config c;
@@ -280,6 +305,8 @@ static void sizes_and_times_have_units(void **state)
                      -ERR_INVALID);
     assert_int_equal(config_set(&c, CONFIG_RETENTION_SIZE, "", &expected), -ERR_INVALID);
     config_fini(&c);
+    assert_int_equal(read_text(&c, "scrub: 0\n"), 0); /* short for its interval */
+    assert_int_equal(c.scrub_interval_ms, 0);
     assert_int_equal(read_text(&c, "retention: 3h\n"), 0); /* short for its age */
     assert_int_equal(c.retention_age_ms, 3 * 3600 * 1000);
     config_fini(&c);
@@ -453,6 +480,7 @@ int main(void)
         cmocka_unit_test(a_bad_value_is_refused_with_what_was_expected),
         cmocka_unit_test(what_is_not_yaml_is_refused_with_its_line),
         cmocka_unit_test(the_environment_is_expanded),
+        cmocka_unit_test(a_small_file_cannot_make_a_large_command),
         cmocka_unit_test(lists_are_replaced_and_not_added_to),
         cmocka_unit_test(sizes_and_times_have_units),
         cmocka_unit_test(mount_and_data_are_apart),
