@@ -22,7 +22,7 @@ def a_tenth_of_sqlites_tests_passes_on_the_mount(scratch):
         for name in sqlsuite.TENTH:
             tests += clean(suite.tcl(name + ".test", limit=300))
             suite.compare()
-        need(tests > 20000, "only %d tests ran", tests)
+        need(tests > 25000, "only %d tests ran", tests)
         looks = suite.finish()
         need(looks > 0, "the reader on the replica has not looked once")
         figure("%d tests of SQLite's, 0 errors; %d looks at the replica", tests, looks)

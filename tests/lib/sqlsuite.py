@@ -28,10 +28,11 @@ DESCRIPTORS = 4096  # what a login gives to most users, and more than manydb.tes
 
 # About a tenth of all, by what a filesystem has to do with.
 TENTH = """
-    attach attach2 autovacuum avtrans backup corrupt2 delete_db exclusive exclusive2 hook incrvacuum incrvacuum2 io
-    journal1 journal2 journal3 lock lock2 lock4 memsubsys1 mmap1 pager1 pager2 quota rollback savepoint savepoint6 stat
-    superlock symlink temptable tkt-2d1a5c67d trans trans2 trans3 vacuum vacuum2 vacuum4 wal wal2 wal3 wal5 wal6 wal8
-    wal9 walbak walcksum walmode walnoshm walro walvfs zerodamage
+    attach attach2 attachmalloc autovacuum avtrans backup corrupt corrupt2 delete_db exclusive exclusive2 hook
+    incrvacuum incrvacuum2 incrvacuum_ioerr io journal1 journal2 journal3 lock lock2 lock4 memsubsys1 mmap1
+    pager1 pager2 quota rollback savepoint stat superlock symlink temptable tkt-2d1a5c67d trans trans2 trans3
+    vacuum vacuum2 vacuum4 wal wal2 wal3 wal5 wal6 wal8 wal9 walbak walcksum walmode walnoshm walro walvfs
+    zerodamage
 """.split()
 
 # The families that veryquick leaves out, or runs in part only.
