@@ -59,8 +59,8 @@ void wal_header_build(struct wal_header *h, uint8_t out[WAL_HEADER_SIZE])
 bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t cksum[2],
                      struct wal_frame *out)
 {
-    uint32_t pgno = get_be32(frame);
-    if (memcmp(frame + 8, h->salt, sizeof h->salt) != 0 || pgno == 0)
+    uint32_t pgno = get_be32(frame), commit = get_be32(frame + 4);
+    if (memcmp(frame + 8, h->salt, sizeof h->salt) != 0 || pgno == 0 || commit > WAL_COMMIT_MAX)
         return false;
     uint32_t sum[2] = {cksum[0], cksum[1]};
     wal_checksum(h->big_endian, frame, 8, sum);
@@ -70,7 +70,7 @@ bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t 
     cksum[0] = sum[0];
     cksum[1] = sum[1];
     out->pgno = pgno;
-    out->commit = get_be32(frame + 4);
+    out->commit = commit;
     return true;
 }
 
@@ -79,7 +79,8 @@ bool wal_frame_unsealed(const uint8_t *frame, struct wal_frame *out)
     static const uint8_t zeros[16];
     out->pgno = get_be32(frame);
     out->commit = get_be32(frame + 4);
-    return out->pgno != 0 && memcmp(frame + 8, zeros, sizeof zeros) == 0;
+    return out->pgno != 0 && out->commit <= WAL_COMMIT_MAX &&
+           memcmp(frame + 8, zeros, sizeof zeros) == 0;
 }
 
 void wal_frame_build(const struct wal_header *h, uint8_t *frame, struct wal_frame f,

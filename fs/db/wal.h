@@ -26,6 +26,8 @@
 #define WAL_FRAME_HEADER_SIZE 24
 #define WAL_VERSION 3007000u
 #define WAL_MAGIC 0x377f0682u
+#define WAL_COMMIT_MAX \
+    0xfffffffeu /* pages; SQLite's own limit, so a page number can count past it */
 
 struct wal_header {
     uint32_t page_size;
@@ -50,7 +52,8 @@ void wal_header_build(struct wal_header *h, uint8_t out[WAL_HEADER_SIZE]);
 
 /*
  * Is this frame (header and page together) the next one of the chain? Then cksum moves on. A frame
- * with other salts, with page number 0, or with a wrong checksum is not.
+ * with other salts, with page number 0, with more pages than there can be, or with a wrong checksum
+ * is not.
  */
 bool wal_frame_check(const struct wal_header *h, const uint8_t *frame, uint32_t cksum[2],
                      struct wal_frame *out);

@@ -200,6 +200,23 @@ static void sqlite_reads_frames_that_were_built_here(void **state)
     }
 }
 
+static void a_size_that_no_database_has_ends_the_chain(void **state)
+{
+    (void)state;
+    struct wal_header h = {.page_size = 512, .salt = "12345678"};
+    uint8_t head[WAL_HEADER_SIZE], frame[512 + WAL_FRAME_HEADER_SIZE] = {0};
+    struct wal_frame got;
+    wal_header_build(&h, head);
+    for (uint32_t commit = UINT32_MAX; commit >= UINT32_MAX - 1; commit--) {
+        uint32_t cksum[2] = {h.cksum[0], h.cksum[1]};
+        wal_frame_build(&h, frame, (struct wal_frame){.pgno = 1, .commit = commit}, cksum);
+        memcpy(cksum, h.cksum, sizeof cksum);
+        assert_int_equal(wal_frame_check(&h, frame, cksum, &got), commit < UINT32_MAX);
+        memset(frame + 8, 0, 16);
+        assert_int_equal(wal_frame_unsealed(frame, &got), commit < UINT32_MAX);
+    }
+}
+
 static void a_frame_without_checksum_is_known(void **state)
 {
     (void)state;
@@ -226,6 +243,7 @@ int main(void)
         in_folder(frames_of_an_earlier_round_do_not_belong_to_the_chain),
         in_folder(sqlite_reads_frames_that_were_built_here),
         cmocka_unit_test(a_header_that_is_not_whole_is_refused),
+        cmocka_unit_test(a_size_that_no_database_has_ends_the_chain),
         cmocka_unit_test(a_frame_without_checksum_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
