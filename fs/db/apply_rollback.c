@@ -23,7 +23,7 @@
 #define PENDING_MS 50
 #define PAUSE_US 1000
 
-static int lock_for_writing(struct replica *r)
+int apply_rollback_lock(struct replica *r)
 {
     struct mono start = mono_now();
     for (;;) {
@@ -39,7 +39,7 @@ static int lock_for_writing(struct replica *r)
     }
 }
 
-static void unlock(struct replica *r)
+void apply_rollback_unlock(struct replica *r)
 {
     if (!r->hold || r->state != REPLICA_ROLLBACK) {
         lock_database_release(r->main_fd);
@@ -116,7 +116,7 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
     if (!err)
         err = replica_open_main(r, true);
     if (!err)
-        err = lock_for_writing(r);
+        err = apply_rollback_lock(r);
     if (err) {
         if (had_wal && r->main_fd >= 0)
             (void)replica_open_wal(r);
@@ -145,7 +145,8 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
         more = more && !next && e->commit > 0;
     }
     if (!r->torn)
-        unlock(r); /* else readers would see half a transaction: they wait until it has been
+        apply_rollback_unlock(
+            r); /* else readers would see half a transaction: they wait until it has been
                       completed */
     if (err)
         log_error("follow", "%s: the record after TXID %llu is not applied: %s", r->db->path,
