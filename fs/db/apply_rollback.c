@@ -24,7 +24,7 @@
 #define PENDING_MS 50
 #define PAUSE_US 1000
 
-static int lock_for_writing(struct replica *r)
+int apply_rollback_lock(struct replica *r)
 {
     struct mono start = mono_now();
     for (;;) {
@@ -40,7 +40,7 @@ static int lock_for_writing(struct replica *r)
     }
 }
 
-static void unlock(struct replica *r)
+void apply_rollback_unlock(struct replica *r)
 {
     if (!r->hold || r->state != REPLICA_ROLLBACK) {
         lock_database_release(r->main_fd);
@@ -163,7 +163,7 @@ int apply_need_wal(struct replica *r, struct txlog_entry *e)
     if (err || memcmp(before, after, sizeof before) != 0)
         return err;
     /* Those who read without a WAL must have left before anything is brought from it into the file. */
-    err = lock_for_writing(r);
+    err = apply_rollback_lock(r);
     if (err)
         return err;
     err = make_wal(r);
@@ -185,7 +185,7 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
     if (!err)
         err = replica_open_main(r, true);
     if (!err)
-        err = lock_for_writing(r);
+        err = apply_rollback_lock(r);
     if (err)
         return err;
     if (e->flags & TXLOG_REBASE) {
@@ -219,7 +219,8 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
             more = false; /* back to what connections may know */
     }
     if (!r->torn)
-        unlock(r); /* else readers would see half a transaction: they wait until it has been
+        apply_rollback_unlock(
+            r); /* else readers would see half a transaction: they wait until it has been
                       completed */
     if (err)
         log_error("follow", "%s: the record after TXID %llu is not applied: %s", r->db->path,

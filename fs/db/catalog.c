@@ -46,6 +46,7 @@ static void database_free(struct database *db)
     dirty_fini(&db->dirty);
     ledger_tx_fini(&db->tx);
     cond_fini(&db->unchanging);
+    cond_fini(&db->mended);
     mutex_fini(&db->mutex);
     free(db->path);
     free(db);
@@ -88,6 +89,7 @@ static struct database *database_new(struct catalog *c, const char *path)
     db->main_fd = db->wal_fd = -1;
     mutex_init(&db->mutex, RANK_FS_DATABASE);
     cond_init(&db->unchanging);
+    cond_init(&db->mended);
     db->ledger = store_find(c->store, path);
     return db;
 }

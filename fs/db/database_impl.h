@@ -61,6 +61,9 @@ struct database {
     struct capture_wal wal;
     bool raw; /* files were changed by something that is no connection: see raw.h */
 
+    struct mend_order *_Atomic mend; /* replica: a page that the applier shall put right */
+    struct cond mended;              /* signalled when it has tried to */
+
     struct check_result checked; /* what the last look at it has found; see scrub.h */
 
     /* page_reader.c: a page that matched nowhere, at which position, and since when. */

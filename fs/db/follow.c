@@ -4,6 +4,7 @@
 
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
+#include "fs/db/mend.h"
 #include "fs/db/replica.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
@@ -45,6 +46,12 @@ static bool has_work(struct ledger *l)
     return !info.damaged && !position_equal(info.last, info.applied);
 }
 
+/* For this applier: something to apply, or a page to put right. */
+static bool is_needed(struct applier *a)
+{
+    return has_work(a->ledger) || mend_is_ordered(a->replica.db);
+}
+
 static int64_t pause_after(int err)
 {
     return err == -ERR_BUSY ? RETRY_MS : TROUBLE_MS;
@@ -73,6 +80,7 @@ static void applier_run(void *arg)
             feed_wait(feed, feed_count(feed), pause_after(err));
             continue;
         }
+        mend_serve(&a->replica);
         if (has_work(a->ledger)) {
             idle_since = mono_now();
             continue;
@@ -127,7 +135,7 @@ static struct applier *applier_of(struct follow *f, uint32_t i)
 static void start_if_busy(struct follow *f, uint32_t i)
 {
     struct applier *a = applier_of(f, i);
-    if (!a || !has_work(a->ledger))
+    if (!a || !is_needed(a))
         return;
     mutex_lock(&f->mutex);
     bool running = a->running;

@@ -12,6 +12,7 @@
 #include "fs/db/header.h"
 #include "fs/db/locks.h"
 #include "fs/db/own.h"
+#include "fs/db/replica.h"
 #include "fs/db/still.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
@@ -21,6 +22,32 @@
 #define STILL_MS 100
 #define PENDING_MS 50
 #define PAUSE_US 1000
+#define APPLIER_MS 3000 /* until the applier looks */
+
+/* Must the page be mended? 0 and its frame, or LEDGER_UNCHANGED if it is right. `sum` is that of the
+ * content. */
+static int aim(struct still *s, uint32_t pgno, uint64_t sum, uint32_t *frame)
+{
+    struct ledger *l = catalog_ledger(s->db->catalog, s->db->path);
+    uint8_t *now = malloc(s->info.page_size);
+    int err = now ? still_compare(s, pgno, now) : -ERR_NOMEM;
+    free(now);
+    if (!err)
+        return LEDGER_UNCHANGED;
+    if (err != -ERR_CHECKSUM && err != -ERR_IO)
+        return err;
+    *frame = still_place(s, pgno);
+    /* If a record has changed it meanwhile it also brings it. */
+    return ledger_page_sum(l, pgno) == sum ? 0 : -ERR_BUSY;
+}
+
+static int64_t offset_of(uint32_t pgno, uint32_t frame, uint32_t page_size)
+{
+    return frame ? wal_frame_offset(page_size, frame) + WAL_FRAME_HEADER_SIZE
+                 : (int64_t)(pgno - 1) * page_size;
+}
+
+/* ---- primary ---- */
 
 /* The files through the own mount, and SQLite's locks on them. */
 struct grip {
@@ -49,20 +76,12 @@ static void release(struct grip *g)
 }
 
 /* Nobody reads or writes the database file. PENDING keeps new readers out for a moment, until those
- * that are in have left. */
+ * that are in have left; RESERVED comes first, so that no writer is held up by it. */
 static int lock_file(struct grip *g)
 {
     struct mono start = mono_now();
     for (;;) {
-        int err = 0;
-        /* A writer is not held up by PENDING. (Of a replica's RESERVED lock the applier may be the
-         * owner; it writes nothing now.) */
-        if (database_is_primary(g->db))
-            err = lock_exclusive(g->main_fd, LOCK_RESERVED, 1);
-        if (!err)
-            err = lock_exclusive(g->main_fd, LOCK_PENDING, 1);
-        if (!err)
-            err = lock_exclusive(g->main_fd, LOCK_SHARED_FIRST, LOCK_SHARED_SIZE);
+        int err = lock_database_exclusive(g->main_fd);
         if (err != -ERR_BUSY || mono_since_ms(start) >= PENDING_MS)
             return err;
         usleep(PAUSE_US); /* there is no event for "the last reader has left" */
@@ -81,9 +100,7 @@ static int lock_wal(struct grip *g)
         err = lock_exclusive(g->shm_fd, LOCK_SHM_CKPT, 1);
     if (!err)
         err = lock_exclusive(g->shm_fd, LOCK_SHM_WRITE, 1);
-    bool applier =
-        err == -ERR_BUSY && !database_is_primary(g->db) && catalog_writes_wait(g->db->catalog);
-    return applier ? 0 : err; /* it keeps WRITE between records, and has none now */
+    return err;
 }
 
 static bool says_rollback(int fd)
@@ -92,15 +109,14 @@ static bool says_rollback(int fd)
     return db_header_read(fd, &h) == 0 && !h.wal;
 }
 
-static int take_hold(struct grip *g, struct database *db)
+static int take_hold(struct grip *g)
 {
-    *g = (struct grip){.db = db, .main_fd = -1, .wal_fd = -1, .shm_fd = -1};
-    int err = open_own(db, "", &g->main_fd);
+    int err = open_own(g->db, "", &g->main_fd);
     if (err)
         return err;
-    err = open_own(db, "-wal", &g->wal_fd);
+    err = open_own(g->db, "-wal", &g->wal_fd);
     if (!err)
-        err = open_own(db, "-shm", &g->shm_fd);
+        err = open_own(g->db, "-shm", &g->shm_fd);
     if (err && err != -ERR_NOTFOUND)
         return err;
     if (g->shm_fd < 0 || says_rollback(g->main_fd))
@@ -110,59 +126,129 @@ static int take_hold(struct grip *g, struct database *db)
     return !err && says_rollback(g->main_fd) ? -ERR_BUSY : err;
 }
 
-/* Where to write: 0 and *off, or LEDGER_UNCHANGED if the page is right. */
-static int aim(struct still *s, struct grip *g, uint32_t pgno, uint64_t sum, int *fd, int64_t *off)
-{
-    struct ledger *l = catalog_ledger(s->db->catalog, s->db->path);
-    uint8_t *now = malloc(s->info.page_size);
-    int err = now ? still_compare(s, pgno, now) : -ERR_NOMEM;
-    free(now);
-    if (!err)
-        return LEDGER_UNCHANGED;
-    if (err != -ERR_CHECKSUM && err != -ERR_IO)
-        return err;
-    if (ledger_page_sum(l, pgno) != sum)
-        return -ERR_BUSY; /* a record has changed it, and will bring it */
-    uint32_t frame = still_place(s, pgno);
-    *fd = frame ? g->wal_fd : g->main_fd;
-    *off = frame ? wal_frame_offset(s->info.page_size, frame) + WAL_FRAME_HEADER_SIZE
-                 : (int64_t)(pgno - 1) * s->info.page_size;
-    return *fd < 0 ? -ERR_BUSY : 0;
-}
-
-/*
- * The locks keep everything as it was found: on the primary from before the look, so that the own
- * mount is used without the mutex. On a replica they are taken when everything is applied, or the
- * applier could not get there; there the log is held until the page is written.
- */
-static int put(struct database *db, uint32_t pgno, const void *page, uint32_t page_size)
+/* The locks keep everything as it was found: the own mount is not used under the mutex. */
+static int put_locked(struct grip *g, uint32_t pgno, const void *page, uint32_t page_size)
 {
     struct still s;
-    struct grip g = {.main_fd = -1, .wal_fd = -1, .shm_fd = -1};
-    bool primary = database_is_primary(db);
-    int fd = -1;
-    int64_t off = 0;
-    int err = primary ? take_hold(&g, db) : 0;
-    if (!err)
-        err = still_begin(&s, db, STILL_MS);
-    if (err) {
-        release(&g);
+    uint32_t frame = 0;
+    int err = still_begin(&s, g->db, STILL_MS);
+    if (err)
         return err;
-    }
-    err = s.primary != primary || s.info.page_size != page_size ? -ERR_BUSY : 0;
-    if (!err && !primary)
-        err = take_hold(&g, db);
-    if (!err)
-        err = aim(&s, &g, pgno, checksum_page(pgno, page, page_size), &fd, &off);
-    if (s.primary)
-        still_end(&s);
-    if (!err)
-        err = file_write(fd, page, page_size, off);
-    if (!s.primary && !still_end(&s) && !err)
+    if (!s.primary || s.info.page_size != page_size)
         err = -ERR_BUSY;
+    if (!err)
+        err = aim(&s, pgno, checksum_page(pgno, page, page_size), &frame);
+    if (!still_end(&s) && !err)
+        err = -ERR_BUSY;
+    int fd = frame ? g->wal_fd : g->main_fd;
+    if (!err)
+        err =
+            fd < 0 ? -ERR_BUSY : file_write(fd, page, page_size, offset_of(pgno, frame, page_size));
+    return err;
+}
+
+/* This node was a replica until a moment ago, and the applier's handles are still there. */
+static bool was_replica(struct catalog *c)
+{
+    mutex_lock(&c->mutex);
+    bool held = c->held != NULL;
+    mutex_unlock(&c->mutex);
+    return held;
+}
+
+static int put_on_primary(struct database *db, uint32_t pgno, const void *page, uint32_t page_size)
+{
+    struct grip g = {.db = db, .main_fd = -1, .wal_fd = -1, .shm_fd = -1};
+    if (was_replica(db->catalog))
+        return -ERR_BUSY;
+    int err = take_hold(&g);
+    if (!err)
+        err = put_locked(&g, pgno, page, page_size);
     release(&g);
     return err;
 }
+
+/* ---- replica ---- */
+
+struct mend_order {
+    uint32_t pgno, page_size;
+    const void *page;
+    bool taken, done;
+    int result;
+};
+
+static int put_in_place(struct replica *r, struct still *s, const struct mend_order *o)
+{
+    uint32_t frame = 0;
+    int err = aim(s, o->pgno, checksum_page(o->pgno, o->page, o->page_size), &frame);
+    if (!err)
+        err = replica_begin_mend(r, frame > 0);
+    if (err)
+        return err;
+    err = file_write(frame ? r->wal_fd : r->main_fd, o->page, o->page_size,
+                     offset_of(o->pgno, frame, o->page_size));
+    replica_end_mend(r);
+    return err;
+}
+
+/* On the applier's thread, so that nothing is applied meanwhile; and nothing is received. */
+static int serve(struct replica *r, const struct mend_order *o)
+{
+    struct still s;
+    int err = still_begin(&s, r->db, 0);
+    if (err)
+        return err;
+    err = s.primary || s.info.page_size != o->page_size ? -ERR_BUSY : put_in_place(r, &s, o);
+    still_end(&s);
+    return err;
+}
+
+bool mend_is_ordered(struct database *db)
+{
+    return db->mend != NULL; /* without the mutex: it is asked at each record */
+}
+
+void mend_serve(struct replica *r)
+{
+    struct database *db = r->db;
+    mutex_lock(&db->mutex);
+    struct mend_order *o = db->mend;
+    db->mend = NULL;
+    if (o)
+        o->taken = true;
+    mutex_unlock(&db->mutex);
+    if (!o)
+        return;
+    int result = serve(r, o);
+    mutex_lock(&db->mutex);
+    o->result = result;
+    o->done = true;
+    cond_broadcast(&db->mended);
+    mutex_unlock(&db->mutex);
+}
+
+static int put_on_replica(struct database *db, uint32_t pgno, const void *page, uint32_t page_size)
+{
+    struct mend_order o = {.pgno = pgno, .page_size = page_size, .page = page, .result = -ERR_BUSY};
+    struct mono start = mono_now();
+    mutex_lock(&db->mutex);
+    bool mine = db->mend == NULL;
+    if (mine)
+        db->mend = &o;
+    mutex_unlock(&db->mutex);
+    if (!mine)
+        return -ERR_BUSY;
+    feed_wake(&store_feeds(database_store(db))->published); /* the appliers look */
+    mutex_lock(&db->mutex);
+    while (!o.done && (o.taken || mono_since_ms(start) < APPLIER_MS))
+        cond_wait_ms(&db->mended, &db->mutex, APPLIER_MS);
+    if (!o.taken)
+        db->mend = NULL;
+    mutex_unlock(&db->mutex);
+    return o.result;
+}
+
+/* ---- both ---- */
 
 /* A sync of an own handle does nothing: the backing file is synced. */
 static int sync_file(struct database *db)
@@ -171,8 +257,9 @@ static int sync_file(struct database *db)
     int fd;
     database_file_path(db, FILE_MAIN, path);
     int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
-    if (!err)
-        err = file_sync_data(fd);
+    if (err)
+        return err;
+    err = file_sync_data(fd);
     file_close(fd);
     return err;
 }
@@ -182,7 +269,8 @@ static int mend(struct database *db, struct ledger *l, uint32_t pgno, const void
 {
     struct ledger_info info;
     ledger_info(l, &info);
-    int err = put(db, pgno, page, info.page_size);
+    int err = database_is_primary(db) ? put_on_primary(db, pgno, page, info.page_size)
+                                      : put_on_replica(db, pgno, page, info.page_size);
     if (err == LEDGER_UNCHANGED) {
         ledger_settle_bad(l, pgno, false);
         return 0;

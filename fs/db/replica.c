@@ -374,3 +374,27 @@ int replica_apply(struct replica *r)
     r->db->applying = false;
     return err;
 }
+
+int replica_begin_mend(struct replica *r, bool in_wal)
+{
+    int err = find_state(r);
+    if (err)
+        return err;
+    r->db->applying = true;
+    err = in_wal ? replica_open_wal(r) : replica_open_main(r, true);
+    if (!err && r->state == REPLICA_ROLLBACK)
+        err = apply_rollback_lock(r);
+    if (err)
+        r->db->applying = false;
+    return err;
+}
+
+void replica_end_mend(struct replica *r)
+{
+    if (r->state == REPLICA_ROLLBACK) {
+        apply_rollback_unlock(r);
+        if (!r->holding)
+            r->state = REPLICA_CLOSED; /* what was mended may be the header */
+    }
+    r->db->applying = false;
+}

@@ -80,6 +80,14 @@ void replica_idle(struct replica *r);
  * mode the write lock is taken. */
 int replica_prepare(struct replica *r);
 
+/*
+ * For who puts a single page right, on the applier's thread, when nothing is to be applied: then
+ * main_fd and, if the page is `in_wal`, wal_fd are open for it, and in the rollback modes nobody reads
+ * the file until replica_end_mend. -ERR_BUSY: readers are in the way.
+ */
+int replica_begin_mend(struct replica *r, bool in_wal);
+void replica_end_mend(struct replica *r);
+
 /* ---- between replica.c, apply_wal.c and apply_rollback.c ---- */
 
 int replica_open_main(struct replica *r, bool create);
@@ -102,6 +110,9 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
  * applied by apply_wal (state LEAVING). */
 int apply_need_wal(struct replica *r, struct txlog_entry *e);
 int apply_deletion(struct replica *r);
+/* EXCLUSIVE, as for a record; and back to what was held before. */
+int apply_rollback_lock(struct replica *r);
+void apply_rollback_unlock(struct replica *r);
 /* A checkpoint if the WAL is long. *whole: the database file holds everything now. */
 int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole);
 

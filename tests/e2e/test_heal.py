@@ -360,9 +360,10 @@ def at_rest(c, mode, name="app.db", megabytes=4):
     c[1].restart()
 
 
-@test(limit=90, each=MODES)
-def a_bad_page_of_a_replica_comes_from_its_primary(scratch, mode):
-    with Wired(scratch) as c:
+@test(limit=90, each=[(mode, writes) for mode in MODES for writes in ("refuse", "wait")])
+def a_bad_page_of_a_replica_comes_from_its_primary(scratch, case):
+    mode, writes = case
+    with Wired(scratch, "replica-writes: %s\n" % writes) as c:
         at_rest(c, mode)
         writer = clients.writers(scratch, [c[0].db("app.db")], 1, "--pause", "0.01")[0]
         with c.watched("app.db", 2 * MEGABYTE):
