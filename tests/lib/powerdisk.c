@@ -406,6 +406,34 @@ void power_disk_write(const struct power_disk *d, const char *path)
     free_state(d, nodes, copied);
 }
 
+/* ---- places ---- */
+
+static size_t random_cut(const struct powerloss *p, uint64_t (*dice)(void))
+{
+    size_t at = dice() % p->op_count + 1;
+    if (dice() % 8 < 5)
+        while (at < p->op_count && p->ops[at].kind != POWER_SYNC &&
+               p->ops[at].kind != POWER_SYNC_DIR)
+            at++;
+    return at;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+size_t *power_cuts(const struct powerloss *p, size_t count, uint64_t (*dice)(void))
+{
+    size_t *cuts = malloc((count + 1) * sizeof *cuts);
+    ASSERT(cuts != NULL && p->op_count > 0, "a test has memory, and has done something");
+    for (size_t i = 0; i < count; i++)
+        cuts[i] = random_cut(p, dice);
+    qsort(cuts, count, sizeof *cuts, by_number);
+    return cuts;
+}
+
 /* ---- for people ---- */
 
 /* The name that a node was given last, whether it is on disk or not. */

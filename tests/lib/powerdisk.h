@@ -41,6 +41,8 @@ void power_disk_advance(struct power_disk *d, size_t at); /* never back */
  */
 bool power_disk_choose(struct power_disk *d, uint64_t seed);
 void power_disk_write(const struct power_disk *d, const char *path); /* to an empty folder */
+/* Places where the power may be lost, in order, more of them where much is pending; to be freed. */
+size_t *power_cuts(const struct powerloss *p, size_t count, uint64_t (*dice)(void));
 /* On stderr: the operations that were pending, and what became of them in the last state. */
 void power_disk_explain(const struct power_disk *d);
 

@@ -17,7 +17,7 @@
 #include "tests/lib/logcopy.h"
 #include "tests/lib/sql.h"
 
-#define STATES 300
+#define STATES 200
 #define AT_A_CUT 3      /* states that begin with the same operations */
 #define SECOND_EVERY 12 /* of one state in so many the start is cut, too */
 #define SECOND_STATES 12
@@ -33,6 +33,7 @@ static struct known {
 } known[POWERTRIAL_DATABASES];
 
 static struct powertrial trial;
+static char label[96];
 static uint64_t notes, dice;
 static struct fsnode node;
 static struct powerloss record, second_record;
@@ -130,9 +131,10 @@ bool powertrial_begin(const struct powertrial *t)
     static uint64_t seed;
     if (!seed)
         seed = dice_u64();
-    if (getenv("TEST_TRIAL") && strcmp(getenv("TEST_TRIAL"), t->name) != 0)
+    snprintf(label, sizeof label, t->round ? "%s, %u" : "%s", t->name, t->round + 1);
+    if (getenv("TEST_TRIAL") && strcmp(getenv("TEST_TRIAL"), label) != 0)
         return false;
-    dice = checksum_update(seed, t->name, strlen(t->name));
+    dice = checksum_update(seed, label, strlen(label));
     trial = *t;
     notes = 0;
     sweeping = in_second = false;
@@ -190,7 +192,7 @@ void powertrial_note(const char *synced)
         logcopy_walk(&known[i].copy, l, note_record, &known[i]);
         if (synced && strcmp(synced, trial.databases[i]) == 0 &&
             !position_equal(ledger_durable(l), ledger_last(l)))
-            fail_msg("%s, %s: a commit was acknowledged that is not on disk", trial.name,
+            fail_msg("%s, %s: a commit was acknowledged that is not on disk", label,
                      trial.databases[i]);
         known[i].promised[notes] = ledger_durable(l).txid;
     }
@@ -355,33 +357,6 @@ static void look(const char *where, uint64_t mark, bool derived)
 
 /* ---- cuts ---- */
 
-static size_t random_cut(const struct powerloss *p)
-{
-    size_t at = powertrial_below((uint32_t)p->op_count) + 1;
-    /* Before a sync the most is pending. */
-    if (powertrial_below(8) < 5)
-        while (at < p->op_count && p->ops[at].kind != POWER_SYNC &&
-               p->ops[at].kind != POWER_SYNC_DIR)
-            at++;
-    return at;
-}
-
-static int by_number(const void *a, const void *b)
-{
-    size_t x = *(const size_t *)a, y = *(const size_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static size_t *random_cuts(const struct powerloss *p, size_t count)
-{
-    size_t *cuts = malloc(count * sizeof *cuts);
-    assert_non_null(cuts);
-    for (size_t i = 0; i < count; i++)
-        cuts[i] = random_cut(p);
-    qsort(cuts, count, sizeof *cuts, by_number);
-    return cuts;
-}
-
 int powertrial_explain(void **state)
 {
     (void)state;
@@ -389,7 +364,7 @@ int powertrial_explain(void **state)
         return 0;
     sweeping = false;
     file_ops = &file_ops_system;
-    fprintf(stderr, "TEST_TRIAL='%s' TEST_CUT=%zu:%llu", trial.name, disk.at,
+    fprintf(stderr, "TEST_TRIAL='%s' TEST_CUT=%zu:%llu", label, disk.at,
             (unsigned long long)disk.seed);
     if (in_second)
         fprintf(stderr, ":%zu:%llu", second_disk.at, (unsigned long long)second_disk.seed);
@@ -416,7 +391,7 @@ static unsigned cut_start(uint64_t mark, size_t at, uint64_t seed)
     scratch_remove(root);
     power_disk_init(&second_disk, &second_record);
     in_second = true;
-    size_t *cuts = random_cuts(&second_record, SECOND_STATES);
+    size_t *cuts = power_cuts(&second_record, SECOND_STATES, powertrial_dice);
     for (unsigned i = 0; i < (at ? 1 : SECOND_STATES); i++) {
         power_disk_advance(&second_disk, at ? at : cuts[i]);
         if (!power_disk_choose(&second_disk,
@@ -462,11 +437,24 @@ static void try_given(const char *cut)
     }
 }
 
-static void try_many(size_t states)
+/* Of all rounds. */
+static size_t wanted_states(void)
+{
+    const char *wanted = getenv("TANDEMFS_POWER_STATES");
+    return wanted ? strtoul(wanted, NULL, 10) : STATES;
+}
+
+unsigned powertrial_rounds(void)
+{
+    return (unsigned)((wanted_states() + STATES - 1) / STATES);
+}
+
+static void try_many(void)
 {
     unsigned first = 0, second = 0;
+    size_t states = wanted_states() < STATES ? wanted_states() : STATES;
     size_t count = states * 4 / (AT_A_CUT * 3) + 1;
-    size_t *cuts = random_cuts(&record, count);
+    size_t *cuts = power_cuts(&record, count, powertrial_dice);
     for (size_t i = 0; i < count; i++) {
         power_disk_advance(&disk, cuts[i]);
         uint64_t mark = powerloss_marked(&record, disk.at);
@@ -482,21 +470,20 @@ static void try_many(size_t states)
     uint64_t transactions = 0;
     for (unsigned i = 0; i < POWERTRIAL_DATABASES; i++)
         transactions += known[i].last;
-    print_message("%s: %llu transactions, %zu operations, %u states, %u of a start\n", trial.name,
+    print_message("%s: %llu transactions, %zu operations, %u states, %u of a start\n", label,
                   (unsigned long long)transactions, record.op_count, first, second);
-    assert_true(transactions > 5 && first > states / 3);
+    assert_true(transactions > 5 && first > states / 4);
     free(cuts);
 }
 
 void powertrial_sweep(void)
 {
-    const char *wanted = getenv("TANDEMFS_POWER_STATES");
     sweeping = true;
     power_disk_init(&disk, &record);
     if (getenv("TEST_CUT"))
         try_given(getenv("TEST_CUT"));
     else
-        try_many(wanted ? strtoul(wanted, NULL, 10) : STATES);
+        try_many();
     sweeping = false;
     power_disk_fini(&disk);
     powerloss_fini(&record);

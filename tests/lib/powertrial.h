@@ -16,13 +16,15 @@
  *
  * and powertrial_explain as the teardown of the cmocka test.
  *
- * TANDEMFS_POWER_STATES: states for each workload, instead of the default. TEST_TRIAL and TEST_CUT as a
+ * TANDEMFS_POWER_STATES: states for each trial, instead of the default; more of them take more rounds, with
+ * another workload each. TEST_TRIAL and TEST_CUT as a
  * failed test prints them, with its seed in TANDEMFS_SEED: this state alone.
  */
 #define POWERTRIAL_DATABASES 4
 
 struct powertrial {
-    const char *name;                            /* unlike that of any other */
+    const char *name; /* with the round, unlike that of any other */
+    unsigned round;
     const char *databases[POWERTRIAL_DATABASES]; /* below the tree; the first one at least */
     int64_t segment_bytes;
     tap_listener *listener; /* NULL: fsnode_listen */
@@ -34,6 +36,7 @@ struct powertrial {
     void (*look)(struct fsnode *n); /* after each start, when the node leads; NULL: nothing more */
 };
 
+unsigned powertrial_rounds(void);
 /* False: another trial is wanted. */
 bool powertrial_begin(const struct powertrial *t);
 /* The same for the same name and TANDEMFS_SEED, whatever runs before. */

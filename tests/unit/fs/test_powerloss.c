@@ -76,9 +76,10 @@ static void work(const struct setup *setup)
     fsnode_settle(node);
 }
 
-static void sweep(struct setup setup)
+static void sweep_once(struct setup setup, unsigned round)
 {
     if (!powertrial_begin(&(struct powertrial){.name = setup.name,
+                                               .round = round,
                                                .databases = {"app.db"},
                                                .segment_bytes = setup.compacts ? 4096 : 0,
                                                .listener = setup.settles ? listen_and_settle : NULL,
@@ -88,6 +89,12 @@ static void sweep(struct setup setup)
     work(&setup);
     powertrial_end();
     powertrial_sweep();
+}
+
+static void sweep(struct setup setup)
+{
+    for (unsigned round = 0; round < powertrial_rounds(); round++)
+        sweep_once(setup, round);
 }
 
 #define WORK(mode, size) .journal_mode = mode, .page_size = size, .synchronous = "FULL"
@@ -224,10 +231,11 @@ static void come_and_go(unsigned steps)
 static void a_loss_of_power_while_databases_come_and_go_loses_none(void **state)
 {
     (void)state;
-    static const char *const rounds[] = {"names", "names again", "more names"};
-    for (unsigned i = 0; i < 3; i++) {
-        if (!powertrial_begin(&(struct powertrial){
-                .name = rounds[i], .databases = {names[0], names[1], names[2], names[3]}}))
+    for (unsigned round = 0; round < 3 * powertrial_rounds(); round++) {
+        if (!powertrial_begin(
+                &(struct powertrial){.name = "names",
+                                     .round = round,
+                                     .databases = {names[0], names[1], names[2], names[3]}}))
             continue;
         come_and_go(60);
         powertrial_end();
@@ -254,7 +262,7 @@ static void apply(unsigned how)
     assert_int_equal(replica_apply(&applier), 0);
     ledger_info(l, &info);
     assert_false(info.damaged);
-    if (how == 0 && applier.state == REPLICA_WAL)
+    if (how == 0 && applier.state == REPLICA_WAL && applier.conn)
         assert_int_equal(apply_checkpoint(&applier, 1, &whole), 0);
     if (whole) {
         mutex_lock(&applier.db->mutex);
@@ -305,10 +313,12 @@ static void a_replica_that_loses_power_is_at_a_commits_state(void **state)
         {.name = "replica, changing modes",
          .work = {WORK("WAL", 1024), .changes_mode = true, .changes_page_size = true}},
     };
-    for (unsigned i = 0; i < 3; i++) {
-        struct sqlwork w = setups[i].work;
-        if (!powertrial_begin(&(struct powertrial){
-                .name = setups[i].name, .databases = {"app.db"}, .replica = true}))
+    for (unsigned i = 0; i < 3 * powertrial_rounds(); i++) {
+        struct sqlwork w = setups[i % 3].work;
+        if (!powertrial_begin(&(struct powertrial){.name = setups[i % 3].name,
+                                                   .round = i / 3,
+                                                   .databases = {"app.db"},
+                                                   .replica = true}))
             continue;
         w.dice = powertrial_dice();
         w.row_bytes = 700;
