@@ -32,7 +32,11 @@ link_tools   = $(filter-out $(B)/tools/tandemfs.o,$(TOOL_OBJ)) $(B)/libfs.a $(B)
 # Preloaded into the applications of end-to-end tests.
 PRELOAD  := $(patsubst tests/preload/%.c,$(B)/tests/%.so,$(wildcard tests/preload/*.c))
 
-.PHONY: all unit test test-full sqlite-suite bench clean install format check
+# A fuzz target is linked with libFuzzer (make fuzz), or with a driver that replays its corpus.
+FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_MAIN = $(B)/tests/fuzz/replay.o
+
+.PHONY: all unit test test-full sqlite-suite bench clean install format check fuzz fuzz-programs
 .SECONDARY:
 .SECONDEXPANSION:
 
@@ -42,6 +46,7 @@ $(B)/libltx.a: $(LTX_OBJ)
 $(B)/libfs.a: $(FS_OBJ)
 $(B)/libtest.a: $(LIB_OBJ)
 $(B)/libcluster.a: $(CLU_OBJ)
+$(B)/libtools.a: $(filter-out $(B)/tools/tandemfs.o,$(TOOL_OBJ))
 $(B)/%.a:
 	@rm -f $@ && ar rcs $@ $^
 
@@ -59,8 +64,18 @@ $(B)/tests/%.so: tests/preload/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) -std=gnu17 -D_GNU_SOURCE $(WARN) -O1 -g -fPIC -shared -o $@ $< -ldl
 
-unit: $(UNIT)
-	@set -e; for t in $(UNIT); do echo "== $$t"; $$t; done
+$(B)/tests/fuzz/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/fuzz.o $(B)/tests/fuzz/replay.o $(B)/libtest.a \
+                        $(B)/libtools.a $(B)/libfs.a $(B)/libcluster.a $(B)/libltx.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/tests/fuzz/fuzz.o $(FUZZ_MAIN) $(filter %.a,$^) -lcmocka $(LDLIBS)
+
+unit: $(UNIT) $(FUZZ)
+	@set -e; for t in $(UNIT) $(FUZZ); do echo "== $$t"; $$t; done
+
+fuzz-programs: $(FUZZ)
+
+# Needs clang and its compiler-rt: tools/install-deps --with fuzz.
+fuzz:
+	$(MAKE) CC=clang B=build-fuzz SANITIZE=fuzzer-no-link,address,undefined FUZZ_MAIN=-fsanitize=fuzzer fuzz-programs
 
 test: all unit
 	tests/run

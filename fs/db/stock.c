@@ -32,12 +32,12 @@ static int measure(struct taking *t, const struct ledger_info *info)
     int64_t size;
 
     database_close_files(db);
+    t->page_size = info->page_size;
     int err = database_open_main(db);
     if (!err)
         err = file_size(db->main_fd, &size);
     if (err)
         return err;
-    t->page_size = info->page_size;
     err = db_header_read(db->main_fd, &h);
     if (!err) {
         t->page_size = h.page_size;
@@ -96,8 +96,10 @@ static int sum_page(struct taking *t, uint32_t pgno, struct pagesums *sums)
 
 static int sum_pages(struct taking *t, struct page_stock *stock)
 {
-    uint32_t lock_pgno = ltx_lock_pgno(t->page_size);
     int err = 0;
+    if (t->count == 0) /* there is no file, or nothing in it; nor need a page size be known */
+        return 0;
+    uint32_t lock_pgno = ltx_lock_pgno(t->page_size);
 
     for (uint32_t pgno = 1; !err && pgno <= t->count;) {
         mutex_lock(&t->db->mutex);

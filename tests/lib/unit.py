@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds and runs the unit tests (cmocka programs): each test a line, under a sanitizer each program a line."""
+"""Builds and runs the unit tests (cmocka programs) and the corpora of the fuzz targets: each test a line, under a
+sanitizer each program a line."""
 import concurrent.futures
 import glob
 import os
@@ -21,9 +22,10 @@ def folder(sanitize):
 def programs(patterns):
     """(name, path below the build folder) of each; a pattern of another file rules none out by itself."""
     found = []
-    for source in sorted(glob.glob(os.path.join(TOP, "tests/unit/*/test_*.c"))):
-        path = os.path.relpath(source, TOP)[:-2]
-        found.append((path[len("tests/unit/"):], path))
+    for pattern, above in (("tests/unit/*/test_*.c", "tests/unit/"), ("tests/fuzz/fuzz_*.c", "tests/")):
+        for source in sorted(glob.glob(os.path.join(TOP, pattern))):
+            path = os.path.relpath(source, TOP)[:-2]
+            found.append((path[len(above):], path))
     return found
 
 

@@ -119,6 +119,25 @@ static void a_stock_is_what_readers_see(void **state)
     }
 }
 
+static void a_database_whose_file_is_gone_has_no_pages(void **state)
+{
+    (void)state;
+    struct page_stock stock = {0};
+    begin();
+    sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+    sql_do(db, "PRAGMA page_size=1024; CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(9000))");
+    fsship(&primary, &replica, NAME);
+    fsship_wait_applied(&replica, NAME);
+    ledger_set_damaged(fsnode_ledger(&replica, NAME), "the test says so");
+    assert_int_equal(unlink(fsnode_path(&replica, NAME)), 0);
+    assert_int_equal(take(&stock), 0);
+    assert_int_equal(stock.sums.count, 0);
+    assert_int_equal(stock.page_size, 1024);
+    pagesums_fini(&stock.sums);
+    sql_close(db);
+    end();
+}
+
 /* The last record of the replica's log on disk no longer is what it was. */
 static void spoil_last_record(void)
 {
@@ -225,6 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stock_is_what_readers_see),
         cmocka_unit_test(frames_that_were_not_published_do_not_count),
+        cmocka_unit_test(a_database_whose_file_is_gone_has_no_pages),
         cmocka_unit_test(what_cannot_be_read_has_no_checksum),
     };
     if (getenv("TEST_FILTER"))
