@@ -145,7 +145,7 @@ struct msg_writer {
 };
 struct msg_writer msg_begin(struct buf *b, enum msg_type type, const struct msg_stamp *stamp);
 
-/* The database's name is a relative path without empty, "." and ".." parts and control bytes. */
+/* The database's name is a relative path without empty, "." and ".." parts; any other bytes. */
 bool msg_name_valid(const char *name);
 
 /* The simple values of the table. Getters mark the reader bad and give 0 or "" when cut. */

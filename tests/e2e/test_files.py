@@ -9,6 +9,10 @@ import subprocess
 from lib import check
 from lib.case import equal, need, test, wait_for
 from lib.cluster import Cluster
+from lib import sqlsuite
+
+# SQLite's own programs may have to be built first.
+BUILD_LIMIT = 1200
 
 
 def sh(*command):
@@ -142,6 +146,120 @@ def databases_in_subfolders_replicate(scratch):
         sh("rm", "-r", c[0].db("moved"))
         wait_gone(c[1], "moved/c/two.db")
         equal(c[1].sql(names[0], "SELECT a FROM t"), [(0,)], "the database beside it")
+
+
+NAMES = ["with space.db", " leading and trailing ", "\u00fcn\u00ef-wal caf\u00e9.db", "\U0001f418.sqlite", "a-wal.db", "b-journal.db",
+         "c-shm.b", "app.db-wal.db", "-dash.db", "d-pos.db", "quote'\"`$;&|.db", "percent%2F%00.db", "new\nline.db", "back\\slash",
+         "UPPER.DB", "upper.db", "dot.", "..two", "x" * 235 + ".db", "dir-wal/x-wal.y", "dir-journal/e-shm.db", "d/e/f-mj/g.db",
+         "nfc-\u00e9", "nfd-e\u0301"]
+
+
+@test(limit=120)
+def databases_with_odd_names_replicate(scratch):
+    with Cluster(scratch, nodes=2) as c:
+        for i, name in enumerate(NAMES):
+            os.makedirs(os.path.dirname(c[0].db(name)), exist_ok=True)
+            c[0].sql(name, "PRAGMA journal_mode=" + ("wal" if i % 2 else "delete"), "CREATE TABLE t(a)",
+                     "INSERT INTO t VALUES(%d)" % i)
+        # Bytes that are no UTF-8.
+        raw = os.fsencode(c[0].db("raw-")) + b"\xff\xfe.db"
+        shutil.copyfile(outside(scratch, "raw.src", rows=10), raw)
+        for turn in range(2):
+            for i, name in enumerate(NAMES):
+                wait_same(c, name)
+                for node in c.nodes:
+                    equal(node.sql(name, "SELECT a FROM t")[0], (i,), "%r on %s" % (name, node.name))
+                equal(c[1].pos(name), c[0].pos(name), "the -pos of %r" % name)
+            there = os.path.join(os.fsencode(c[1].mount), os.path.basename(raw))
+            wait_for(lambda: os.path.exists(there) and os.path.getsize(there) == os.path.getsize(raw), 15, "the raw name there")
+            if turn == 0:
+                for node in reversed(c.nodes):
+                    node.restart(kill=True)
+                for name in NAMES:
+                    c[0].sql(name, "INSERT INTO t VALUES('again')")
+        listed = {entry["name"] for entry in c[0].info()["databases"]}
+        need(set(NAMES) <= listed, "/info does not list %s", sorted(set(NAMES) - listed))
+        for name in NAMES[::3]:
+            moved = name + " 2"
+            os.rename(c[0].db(name), c[0].db(moved))
+            wait_gone(c[1], name)
+            wait_same(c, moved)
+            os.unlink(c[0].db(moved))
+            wait_gone(c[1], moved)
+
+
+def full_shell():
+    """A sqlite3 with .recover and sqlite_dbpage."""
+    sqlsuite.build()
+    return os.path.join(sqlsuite.BUILT, "bin", "sqlite3")
+
+
+@test(limit=BUILD_LIMIT)
+def what_recover_writes_into_the_mount_replicates(scratch):
+    shell = full_shell()
+    damaged = outside(scratch, "damaged.db", rows=500)
+    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as db:
+        db.execute("CREATE TABLE small(a)")
+        db.execute("INSERT INTO small VALUES('kept')")
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 't'").fetchone()[0]
+    with open(damaged, "r+b") as f:
+        f.seek((page - 1) * 4096)
+        f.write(os.urandom(4096))
+    with Cluster(scratch, nodes=2) as c:
+        for mode in ("delete", "wal"):
+            name = mode + ".db"
+            c[0].sql(name, "PRAGMA journal_mode=" + mode)
+            script = subprocess.run([shell, damaged, ".recover"], stdout=subprocess.PIPE, timeout=60, check=False).stdout
+            done = subprocess.run(["sqlite3", c[0].db(name)], input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  timeout=60, check=False)
+            equal(c[0].sql(name, "SELECT a FROM small"), [("kept",)], "what was recovered (%s)" % done.stdout[-200:])
+            data = wait_same(c, name)
+            equal(c[1].sql(name, "SELECT a FROM small"), [("kept",)], "what was recovered, on the replica")
+            check.chain_gives(scratch, c[0], name, data)
+        # In place: out of the replica's database that holds garbage, and over it.
+        sh("cp", damaged, c[0].db("damaged.db"))
+        wait_for(lambda: c[0].pos("damaged.db"), 15, "a record of the damaged one")
+        c.wait_level("damaged.db")
+        script = subprocess.run([shell, c[1].db("damaged.db"), ".recover"], stdout=subprocess.PIPE,
+                                timeout=60, check=False).stdout
+        need(b"kept" in script, ".recover on the replica says: %r", script[-300:])
+
+
+@test(limit=BUILD_LIMIT, each=("delete", "wal"))
+def pages_that_are_written_through_sqlite_dbpage_replicate(scratch, mode):
+    """As sqlite3_rsync does it: page by page, inside a transaction, past the SQL of the database."""
+    shell = full_shell()
+    with Cluster(scratch, nodes=2) as c:
+        c[0].sql("app.db", "PRAGMA journal_mode=" + mode, "CREATE TABLE t(a, b)", "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL "
+                 "SELECT i+1 FROM n WHERE i < 2000) INSERT INTO t SELECT i, randomblob(300) FROM n")
+        source = scratch.join("source.db")
+        with open(source, "wb") as f:
+            f.write(c[0].export("app.db"))
+        with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=delete")
+            db.execute("UPDATE t SET a = -a WHERE a % 7 = 0")
+            want = db.execute("SELECT count(*), sum(a) FROM t").fetchone()
+        before = c.wait_level("app.db")["app.db"]
+        there = c[1].connect("app.db")
+        there.execute("SELECT count(*) FROM t").fetchone()
+        script = """
+            ATTACH '%s' AS source;
+            BEGIN IMMEDIATE;
+            CREATE TEMP TABLE wanted AS SELECT s.pgno, s.data FROM sqlite_dbpage('source') AS s, sqlite_dbpage('main') AS m
+                WHERE s.pgno = m.pgno AND s.data <> m.data AND s.pgno > 1;
+            SELECT count(*) FROM wanted;
+            UPDATE sqlite_dbpage SET data = (SELECT data FROM wanted WHERE wanted.pgno = sqlite_dbpage.pgno)
+                WHERE schema = 'main' AND pgno IN (SELECT pgno FROM wanted);
+            COMMIT;
+            """ % source
+        done = subprocess.run([shell, "-bail", c[0].db("app.db")], input=script, stdout=subprocess.PIPE, text=True, timeout=60,
+                              stderr=subprocess.STDOUT, check=False)
+        need(done.returncode == 0 and int(done.stdout.split()[0]) > 50, "%s", done.stdout)
+        equal(c[0].pos("app.db")[0], before[0] + 1, "the TXID after it")
+        c.wait_level("app.db")
+        equal(there.execute("SELECT count(*), sum(a) FROM t").fetchone(), want, "rows on a connection to the replica")
+        there.close()
+        check.chain_gives(scratch, c[0], "app.db", wait_same(c, "app.db"))
 
 
 @test(limit=60)

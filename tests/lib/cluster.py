@@ -193,10 +193,10 @@ class Node:
 
     def export(self, name):
         """The bytes of a consistent copy."""
-        path = self.scratch.join("%s-%s.export" % (self.name, name.replace("/", "_")))
+        path = self.scratch.join("%s-%s.export" % (self.name, name.replace("/", "_")[-200:]))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self.cli("export", name, path)
+        self.cli("export", "--", name, path)
         with open(path, "rb") as f:
             return f.read()
 
