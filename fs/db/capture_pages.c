@@ -140,22 +140,18 @@ static int settle_unchanged(struct database *db)
     return err;
 }
 
-/* The file is none of SQLite's: empty, garbage, encrypted. */
-static int not_a_database(struct database *db, enum capture_when when)
+int capture_no_database(struct database *db)
 {
-    struct ledger_info info;
-    if (when != CAPTURE_QUIET)
-        return 0;
-    if (db->ledger) {
+    struct ledger_info info = {0};
+    if (db->ledger)
         ledger_info(db->ledger, &info);
-        if (info.commit > 0) {
-            int err = capture_deletion(db);
-            if (err)
-                return err;
-            log_warn("capture",
-                     "%s is no longer a SQLite database: recorded as deleted, the file stays here",
-                     db->path);
-        }
+    if (info.commit > 0) {
+        int err = capture_deletion(db);
+        if (err)
+            return err;
+        log_warn("capture",
+                 "%s is no longer a SQLite database: recorded as deleted, the file stays here",
+                 db->path);
     }
     dirty_clear(&db->dirty);
     return 0;
@@ -245,7 +241,7 @@ int capture_pages_prepare(struct database *db, enum capture_when when)
         return 0;
     int err = read_shape(db, when, &s);
     if (err == -ERR_NOTFOUND)
-        return not_a_database(db, when);
+        return when == CAPTURE_QUIET ? capture_no_database(db) : 0;
     if (err == -ERR_BUSY)
         return 0;
     if (!err)

@@ -35,4 +35,7 @@ void capture_pages_abandon(struct database *db);
  * already. */
 int capture_deletion(struct database *db);
 
+/* What is there now is none of SQLite's: empty, garbage, encrypted. Nothing is dirty after it. */
+int capture_no_database(struct database *db);
+
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/db/capture_pages.h"
 #include "fs/db/database_impl.h"
 #include "ltx/base/bytes.h"
 #include "ltx/base/err.h"
@@ -79,7 +80,7 @@ void capture_wal_reset(struct database *db)
     w->captured = w->cursor = w->before.frame = 0;
     w->header_alone = w->overwritten = w->broken = 0;
     w->chunk_count = w->map_frames = 0;
-    w->index_behind = false;
+    w->index_behind = w->foreign = false;
 }
 
 void capture_wal_load_header(struct database *db)
@@ -279,6 +280,33 @@ static int put_pages(struct database *db, const uint64_t *keys, uint32_t n, uint
     return err;
 }
 
+/* The cursor stands on a commit frame that is dealt with. */
+static void captured(struct capture_wal *w, uint32_t commit)
+{
+    keep_end(w);
+    w->captured = w->cursor;
+    w->captured_cksum[0] = w->cursor_cksum[0];
+    w->captured_cksum[1] = w->cursor_cksum[1];
+    w->captured_commit = commit;
+    w->captured_unsealed = w->cursor_unsealed;
+    w->sync_follows = w->synced;
+    w->synced = false;
+    w->overwritten = 0;
+    if (w->broken == 0)
+        w->broken = w->gap;
+    w->gap = 0;
+}
+
+static int capture_foreign(struct database *db, uint32_t commit)
+{
+    int err = capture_no_database(db);
+    if (err)
+        return err;
+    captured(&db->wal, commit);
+    db->wal.foreign = true;
+    return 0;
+}
+
 /* Frames captured+1 .. cursor are one transaction: into the log with it. */
 static int capture(struct database *db, uint32_t commit)
 {
@@ -288,6 +316,9 @@ static int capture(struct database *db, uint32_t commit)
     uint64_t few[64], *keys = few, sums[CAPTURE_WAL_WITNESSES];
     struct ledger_info info;
 
+    if (capture_wal_is_foreign(db))
+        return capture_foreign(db, commit);
+    w->foreign = false;
     int err = role_enter(database_role(db));
     if (err)
         return err;
@@ -321,19 +352,8 @@ static int capture(struct database *db, uint32_t commit)
     if (err >= 0) {
         err = 0;
         dirty_clear(&db->dirty);
-        keep_end(w);
+        captured(w, commit);
         capture_wal_witness(db, keys, watched, sums);
-        w->captured = w->cursor;
-        w->captured_cksum[0] = w->cursor_cksum[0];
-        w->captured_cksum[1] = w->cursor_cksum[1];
-        w->captured_commit = commit;
-        w->captured_unsealed = w->cursor_unsealed;
-        w->sync_follows = w->synced;
-        w->synced = false;
-        w->overwritten = 0;
-        if (w->broken == 0)
-            w->broken = w->gap;
-        w->gap = 0;
     }
 leave:
     if (keys != few)
@@ -374,61 +394,6 @@ static int capture_up_to(struct database *db, uint32_t upto)
     return got;
 }
 
-/* A frame that is appended sealed says that no earlier one waits for it. */
-static void appended(struct database *db, uint32_t frame)
-{
-    struct capture_wal *w = &db->wal;
-    uint8_t head[WAL_FRAME_HEADER_SIZE];
-    struct wal_frame f;
-    int64_t off = wal_frame_offset(w->header.page_size, frame);
-    if (file_read(db->wal_fd, head, sizeof head, off) == 0 && !wal_frame_unsealed(head, &f))
-        w->overwritten = 0;
-}
-
-/*
- * What a write has completed: the last of its frames whose end was written, 0 if there is none. A
- * header that is written alone may complete its frame, too: SQLite seals frames so (wal.h). Or its
- * page is about to follow, and what lies there of an earlier round is the same: then it is captured
- * now, and capture_wal_overwrites lets the page pass.
- */
-static uint32_t completed(struct database *db, int64_t off, int64_t end, uint32_t *first)
-{
-    struct capture_wal *w = &db->wal;
-    uint32_t page_size = w->header.page_size;
-    uint32_t last = wal_frame_at(page_size, end - 1);
-    int64_t start = wal_frame_offset(page_size, last);
-    bool after_header = w->header_alone == last;
-    *first = wal_frame_at(page_size, off < WAL_HEADER_SIZE ? WAL_HEADER_SIZE : off);
-
-    if (off == start && end - off == WAL_FRAME_HEADER_SIZE) {
-        w->header_alone = last;
-        return last;
-    }
-    if (off == start + WAL_FRAME_HEADER_SIZE && !after_header &&
-        (w->overwritten == 0 || last < w->overwritten))
-        w->overwritten = last;
-    bool whole = end == wal_frame_offset(page_size, last + 1);
-    if (!whole && off > start)
-        return 0; /* a piece of its page: the rest comes */
-    w->header_alone = 0;
-    if (w->overwritten && whole && (after_header || off <= start))
-        appended(db, last);
-    if (!whole)
-        last--;
-    return last >= *first ? last : 0;
-}
-
-/* Is there a commit frame among them, perhaps? */
-static bool may_commit(struct database *db, uint32_t first, uint32_t last)
-{
-    uint8_t commit[4];
-    if (last == 0 || last > first)
-        return last > 0;
-    return file_read(db->wal_fd, commit, sizeof commit,
-                     wal_frame_offset(db->wal.header.page_size, last) + 4) != 0 ||
-           get_be32(commit) != 0;
-}
-
 int capture_wal_written(struct database *db, int64_t off, size_t n)
 {
     struct capture_wal *w = &db->wal;
@@ -441,35 +406,13 @@ int capture_wal_written(struct database *db, int64_t off, size_t n)
     if (!w->valid || end <= WAL_HEADER_SIZE)
         return 0;
 
-    uint32_t first, last = completed(db, off, end, &first);
+    uint32_t first, last = capture_wal_completed(db, off, end, &first);
     w->chunk_count = 0;
     if (first <= w->cursor)
         capture_wal_rewind(w);
     if (w->map_frames >= first)
         w->map_frames = first - 1;
-    return may_commit(db, first, last) ? capture_up_to(db, last) : 0;
-}
-
-int capture_wal_may_write(struct database *db, int64_t off)
-{
-    struct capture_wal *w = &db->wal;
-    if (w->refused == 0)
-        return 0;
-    if (off > wal_frame_offset(w->header.page_size, w->refused))
-        return w->refused_why;
-    w->refused = 0;
-    return 0;
-}
-
-bool capture_wal_overwrites(const struct database *db, int64_t off)
-{
-    const struct capture_wal *w = &db->wal;
-    if (!w->valid || w->captured == 0 || off < WAL_HEADER_SIZE)
-        return false;
-    uint32_t frame = wal_frame_at(w->header.page_size, off);
-    bool page_follows =
-        frame == w->header_alone && off > wal_frame_offset(w->header.page_size, frame);
-    return frame < w->captured || (frame == w->captured && !page_follows);
+    return capture_wal_may_commit(db, first, last) ? capture_up_to(db, last) : 0;
 }
 
 void capture_wal_mended(struct database *db, const uint32_t cksum[2])
@@ -506,6 +449,7 @@ int capture_wal_attach(struct database *db)
         w->captured_commit = commit;
     }
     capture_wal_rewind(w);
+    w->foreign = w->captured > 0 && capture_wal_page_1_is_foreign(db);
     return 0;
 }
 

@@ -52,6 +52,7 @@ struct capture_wal {
     uint32_t refused;  /* a commit frame that could not be captured, 0 = none */
     int refused_why;   /* and the code that its writer got */
     bool index_behind; /* a writer died between its commit frame and its wal-index: see walfix.h */
+    bool foreign;      /* its page 1 is not one of a SQLite database: nothing is recorded */
     bool sealed_only;  /* frames without checksums are not followed: no writer will seal them */
 };
 
@@ -93,6 +94,20 @@ void capture_wal_round_ends(struct database *db);
 
 /* The cursor back to the captured end. */
 void capture_wal_rewind(struct capture_wal *w);
+
+/* ---- capture_wal_write.c: what a write means ---- */
+
+/* The last frame that a write of the bytes from `off` to `end` has completed, 0 if there is none; *first: the first that it
+ * has touched. */
+uint32_t capture_wal_completed(struct database *db, int64_t off, int64_t end, uint32_t *first);
+/* Is there a commit frame among them, perhaps? */
+bool capture_wal_may_commit(struct database *db, uint32_t first, uint32_t last);
+
+/* ---- capture_wal_foreign.c ---- */
+
+/* Does the transaction up to the cursor make, or leave, something that is no SQLite database? */
+bool capture_wal_is_foreign(struct database *db);
+bool capture_wal_page_1_is_foreign(struct database *db); /* as of what was captured */
 
 /* ---- capture_wal_back.c: the last captured transaction, if SQLite does not have it ---- */
 

@@ -48,7 +48,7 @@ bool capture_wal_last_in_file(struct database *db)
 bool capture_wal_unseen(struct database *db, const uint8_t salt[8], uint32_t mx_frame)
 {
     struct capture_wal *w = &db->wal;
-    if (!w->valid || w->captured == 0)
+    if (!w->valid || w->captured == 0 || w->foreign)
         return false;
     if (memcmp(salt, w->header.salt, sizeof w->header.salt) == 0)
         return mx_frame < w->captured;

@@ -81,7 +81,7 @@ int database_may_change_plain(struct database *db)
  * pages already. */
 bool database_is_checkpoint(const struct database *db)
 {
-    return db->wal.valid && db->handles[FILE_WAL] > 0;
+    return db->wal.valid && !db->wal.foreign && db->handles[FILE_WAL] > 0;
 }
 
 /* After a commit: what the client has asked to be synced is on disk before its call returns. The
@@ -183,7 +183,7 @@ void database_released(struct database *db, enum file_kind kind, unsigned file, 
 static int sync_main(struct database *db, int fd)
 {
     mutex_lock(&db->mutex);
-    bool log_holds_it = database_is_checkpoint(db) || db->journal_hot;
+    bool log_holds_it = db->ledger && (database_is_checkpoint(db) || db->journal_hot);
     int err = 0;
     if (db->journal_hot)
         db->sync_wanted = true;
@@ -201,7 +201,7 @@ static int sync_main(struct database *db, int fd)
 bool database_is_synced(struct database *db, enum file_kind kind)
 {
     mutex_lock(&db->mutex);
-    struct ledger *l = kind == FILE_WAL && db->wal.valid ? db->ledger : NULL;
+    struct ledger *l = kind == FILE_WAL && db->wal.valid && !db->wal.foreign ? db->ledger : NULL;
     if (l)
         db->wal.synced = true;
     mutex_unlock(&db->mutex);
@@ -231,7 +231,7 @@ int database_sync(struct database *db, enum file_kind kind, bool own, int fd)
         mutex_lock(&db->mutex);
         if (db->raw && !db->journal_hot)
             err = capture_pages(db, CAPTURE_SYNC);
-        skip = db->wal.valid && db->ledger;
+        skip = db->wal.valid && db->ledger && !db->wal.foreign;
         mutex_unlock(&db->mutex);
         if (err)
             return err;

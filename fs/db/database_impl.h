@@ -46,11 +46,11 @@ struct database {
     bool journal_hot;      /* the journal's header is one that would be rolled back */
     bool journal_finished; /* nothing was written to it since its header was zeroed */
     bool full;             /* a writer was told that there is no room: it may roll back */
-    bool unsettled;        /* the last capture without a call of a client has failed */
-    bool sync_wanted;      /* the client has synced something in this transaction */
-    bool begun;            /* role_begin was called for the transaction in the journal */
-    bool committing;       /* between capture_pages_prepare and _finish */
-    bool entered;          /* the gate was passed for that */
+    bool unsettled;   /* the last capture without a call of a client has failed, or was too early */
+    bool sync_wanted; /* the client has synced something in this transaction */
+    bool begun;       /* role_begin was called for the transaction in the journal */
+    bool committing;  /* between capture_pages_prepare and _finish */
+    bool entered;     /* the gate was passed for that */
     uint8_t journal_header[JOURNAL_HEADER_SIZE]; /* before the write that may zero it */
     struct dirty dirty;
     struct ledger_tx tx;

@@ -193,6 +193,7 @@ int database_after_write(struct database *db, enum file_kind kind, bool own, int
         if (database_is_checkpoint(db))
             break;
         dirty_add(&db->dirty, database_page_size(db), off, n);
+        db->unsettled = false;
         poke = !db->journal_hot;
         break;
     default: break;
@@ -277,6 +278,7 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
     } else if (kind == FILE_MAIN && !database_is_checkpoint(db) && !follows_commit(db, size)) {
         db->dirty.size = true;
         db->dirty.last_write = mono_now();
+        db->unsettled = false;
         if (size == 0 || info.commit == 0)
             db->dirty.all = true;
         poke = true;

@@ -298,11 +298,19 @@ static int move_recovery_position(struct database *db, struct position to)
     return err ? err : ledger_checkpoint(db->ledger, to);
 }
 
+/* What is no SQLite database (any more) is recorded as deleted, and stays. */
+static bool is_foreign(struct database *db)
+{
+    struct db_header h;
+    return database_open_main(db) == 0 && db_header_read(db->main_fd, &h) == -ERR_NOTFOUND;
+}
+
 static int recover_deleted(struct database *db, const struct ledger_info *info)
 {
     if (position_equal(info->recovery, info->last))
-        return 0;                      /* a file that is there now is a new one */
-    if (ledger_is_unclean(db->ledger)) /* it was being written after the deletion */
+        return 0; /* a file that is there now is a new one */
+    /* It was being written after the deletion, or is not ours. */
+    if (ledger_is_unclean(db->ledger) || is_foreign(db))
         return move_recovery_position(db, info->last);
     int err = remove_companions(db);
     if (!err)

@@ -41,6 +41,7 @@ static void capture_quiet(struct database *db)
     own_leave();
     if (err && err != -ERR_NOTFOUND)
         return; /* the next round tries again */
+    bool stays = false;
     mutex_lock(&db->mutex);
     if (err) {
         err = database_sync_names(db);
@@ -50,10 +51,11 @@ static void capture_quiet(struct database *db)
             dirty_clear(&db->dirty);
     } else if (!db->journal_hot && !lock_database_is_written(fd)) {
         err = capture_pages(db, CAPTURE_QUIET);
+        stays = !err && dirty_any(&db->dirty); /* a part of a database: more comes, or never */
     }
     if (err && !db->unsettled)
         log_warn("capture", "%s: changes could not be recorded yet: %s", db->path, err_text(err));
-    db->unsettled = err != 0;
+    db->unsettled = err != 0 || stays;
     mutex_unlock(&db->mutex);
     file_close(fd);
 }

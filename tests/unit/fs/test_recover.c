@@ -246,6 +246,22 @@ static void a_deleted_file_that_is_back_goes_again(void **state)
     fsnode_close(&node);
 }
 
+/* An encrypted file has taken the place of a database: recorded as deleted, and there. */
+static void a_file_that_is_no_database_any_more_stays(void **state)
+{
+    (void)state;
+    and_die(deleted_only);
+    forget_boot();
+    shell("head -c 20000 /dev/urandom > tree/app.db && cp tree/app.db old.db");
+    shell("head -c 9000 /dev/urandom > tree/app.db-wal && cp tree/app.db-wal old.db-wal");
+    start();
+    shell("cmp old.db tree/app.db && cmp old.db-wal tree/app.db-wal");
+    fsnode_close(&node);
+    start();
+    shell("cmp old.db tree/app.db && cmp old.db-wal tree/app.db-wal");
+    fsnode_close(&node);
+}
+
 static void many_rows(void)
 {
     sqlite3 *db = sql_open(fsnode_path(&node, "app.db"), "tap");
@@ -326,6 +342,7 @@ int main(void)
         in_folder(a_client_finds_a_wal_after_the_start),
         in_folder(a_new_file_in_the_place_of_a_deleted_one_is_kept),
         in_folder(a_deleted_file_that_is_back_goes_again),
+        in_folder(a_file_that_is_no_database_any_more_stays),
         cmocka_unit_test(the_file_is_made_anew_from_the_log),
         in_folder(a_database_that_was_put_there_is_taken_in),
         in_folder(a_start_may_be_repeated),
