@@ -31,13 +31,13 @@ static int measure(struct taking *t, const struct ledger_info *info)
     struct db_header h;
     int64_t size;
 
+    t->page_size = info->page_size;
     database_close_files(db);
     int err = database_open_main(db);
     if (!err)
         err = file_size(db->main_fd, &size);
     if (err)
         return err;
-    t->page_size = info->page_size;
     err = db_header_read(db->main_fd, &h);
     if (!err) {
         t->page_size = h.page_size;
@@ -96,7 +96,7 @@ static int sum_page(struct taking *t, uint32_t pgno, struct pagesums *sums)
 
 static int sum_pages(struct taking *t, struct page_stock *stock)
 {
-    uint32_t lock_pgno = ltx_lock_pgno(t->page_size);
+    uint32_t lock_pgno = t->count ? ltx_lock_pgno(t->page_size) : 0;
     int err = 0;
 
     for (uint32_t pgno = 1; !err && pgno <= t->count;) {
