@@ -31,8 +31,8 @@ static int measure(struct taking *t, const struct ledger_info *info)
     struct db_header h;
     int64_t size;
 
-    database_close_files(db);
     t->page_size = info->page_size;
+    database_close_files(db);
     int err = database_open_main(db);
     if (!err)
         err = file_size(db->main_fd, &size);

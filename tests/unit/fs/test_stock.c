@@ -233,6 +233,7 @@ static void what_cannot_be_read_has_no_checksum(void **state)
     assert_int_equal(unlink(fsnode_path(&replica, NAME)), 0);
     assert_int_equal(take(&stock), 0);
     assert_int_equal(stock.sums.count, 0);
+    assert_int_equal(stock.page_size, 4096);
     sql_close(db);
     end();
 }
