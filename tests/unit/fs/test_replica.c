@@ -104,7 +104,8 @@ static void watch_wal(int fd, size_t size, off_t off)
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t len = readlink(link, path, sizeof path - 1);
     path[len > 0 ? len : 0] = 0;
-    if (size <= 32 || strncmp(path, replica_root, strlen(replica_root)) || !strstr(path, "-wal"))
+    if (size <= 32 || strncmp(path, replica_root, strlen(replica_root)) != 0 ||
+        !strstr(path, "-wal"))
         return;
     atomic_fetch_add(&wal_writes, 1);
     if (off % 4096)
@@ -191,7 +192,7 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
     sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
     for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         sql_do(db, "INSERT INTO t VALUES(randomblob(3000))");
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
 
         struct walindex index;
@@ -207,7 +208,7 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
         close(fd);
 
         sql_do(db, "INSERT INTO t VALUES(%u)", i);
-        ship(&primary, &replica, NAME);
+        fsnode_ship(&primary, &replica, NAME);
         wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, "a wrong wal-index");
         assert_int_equal(stat(fsnode_path(&replica, NAME "-shm"), &st), 0);
