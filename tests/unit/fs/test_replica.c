@@ -104,7 +104,8 @@ static void watch_wal(int fd, size_t size, off_t off)
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t len = readlink(link, path, sizeof path - 1);
     path[len > 0 ? len : 0] = 0;
-    if (size <= 32 || strncmp(path, replica_root, strlen(replica_root)) || !strstr(path, "-wal"))
+    if (size <= 32 || strncmp(path, replica_root, strlen(replica_root)) != 0 ||
+        !strstr(path, "-wal"))
         return;
     atomic_fetch_add(&wal_writes, 1);
     if (off % 4096)
