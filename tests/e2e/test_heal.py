@@ -195,6 +195,7 @@ def what_differs_little_costs_little(scratch, mode):
                c[1].info()["databases"][0]["pages"], received)
         need(changed * 4000 < received < most, "the replica has counted %d bytes", received)
         check.same_everywhere(c, "app.db")
+        figure("verify on the replica: %s", c[1].cli("verify", limit=60 + LARGE_MB).stdout.splitlines()[0])
 
 
 @test(limit=90)
