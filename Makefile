@@ -36,7 +36,7 @@ PRELOAD  := $(patsubst tests/preload/%.c,$(B)/tests/%.so,$(wildcard tests/preloa
 FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_MAIN = $(B)/tests/fuzz/replay.o
 
-.PHONY: all unit test test-full sqlite-suite bench clean install format check fuzz fuzz-programs
+.PHONY: all unit test test-full sqlite-suite bench clean install format check fuzz fuzz-programs show-cflags
 .SECONDARY:
 .SECONDEXPANSION:
 
@@ -92,6 +92,13 @@ bench: all
 install: all
 	install -D -m 755 $(B)/tandemfs $(DESTDIR)$(PREFIX)/bin/tandemfs
 	install -D -m 644 docs/tandemfs.1 $(DESTDIR)$(PREFIX)/share/man/man1/tandemfs.1
+
+# clang-tidy and cppcheck over all sources.
+check:
+	tools/check
+
+show-cflags:
+	@echo '$(ALL_CFLAGS)'
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

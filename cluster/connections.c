@@ -28,7 +28,7 @@ static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
 
 static bool is_socket_of(int fd, const struct connection *x)
 {
-    struct sockaddr_storage here, there;
+    struct sockaddr_storage here = {0}, there = {0};
     socklen_t here_len = sizeof here, there_len = sizeof there;
 
     /* The remote side first: it is what files and most sockets fail at. */
@@ -151,7 +151,7 @@ void connections_end_all(struct connections *c, int64_t ms)
     mutex_lock(&c->mutex);
     c->closing = true;
     n = c->count;
-    copy = n == 0 ? NULL : malloc(n * sizeof *copy);
+    copy = n == 0 ? NULL : calloc(n, sizeof *copy);
     if (copy != NULL)
         memcpy(copy, c->list, n * sizeof *copy);
     mutex_unlock(&c->mutex);

@@ -48,7 +48,7 @@ static void note_refusal(struct herald *h, struct herald_peer *p, int err)
         snprintf(text, sizeof text,
                  "the peer %s speaks protocol version %u and this node version %u: run the same "
                  "version of tandemfs on both",
-                 p->url, p->call.head.version, MSG_VERSION);
+                 p->url, (unsigned)p->call.head.version, (unsigned)MSG_VERSION);
     else
         snprintf(text, sizeof text,
                  "the peer %s belongs to cluster %016" PRIx64 " and this node to %016" PRIx64

@@ -146,7 +146,7 @@ static void take_record(struct pull *p, struct follow *x, const struct msg_item 
     struct position last;
     int rv;
 
-    if (!is_for(p, x, item))
+    if (x == NULL || !is_for(p, x, item))
         return;
     rv = receive(x->ledger, item, &last);
     if (rv != 0) {

@@ -35,7 +35,7 @@
 #define NEVER_MS 86400000
 /* nng drops a longer message with its connection and says nothing; what lies between this and
  * TRANSPORT_REQUEST_MAX is seen, and dropped with a log line. */
-#define REQUEST_TAKEN_MAX (2u * TRANSPORT_REQUEST_MAX)
+#define REQUEST_TAKEN_MAX (TRANSPORT_REQUEST_MAX << 1)
 
 enum slot_state { SLOT_RECEIVE, SLOT_HELD, SLOT_SEND };
 

@@ -143,7 +143,7 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
     }
     raise_descriptor_limit();
     fuse_set_log_func(libfuse_log);
-    strcpy(m->path, options->mountpoint);
+    snprintf(m->path, sizeof m->path, "%s", options->mountpoint);
     m->fs.catalog = options->catalog;
     m->fs.role = options->role;
     m->fs.tree_dirfd = options->tree_dirfd;

@@ -19,8 +19,6 @@
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 
-extern char **environ;
-
 /* Decodes \040 and its like in place: how mountinfo writes blanks, tabs, newlines, backslashes. */
 static void decode_octal(char *s)
 {

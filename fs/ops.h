@@ -69,7 +69,7 @@ void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name
 /* op_remove.c */
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
-void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to_parent,
+void op_rename(fuse_req_t req, fuse_ino_t parent_ino, const char *name, fuse_ino_t to_ino,
                const char *to_name, unsigned flags);
 
 /* op_attr.c */

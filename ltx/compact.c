@@ -11,7 +11,7 @@
 #include "ltx/pagespool.h"
 
 /* Pages that lie side by side are written together, up to this many bytes. */
-#define RUN_BYTES (256u * 1024)
+#define RUN_BYTES (256u << 10)
 
 /*
  * Whether `next` takes a database at the end of `sum` further. A merged record may begin earlier

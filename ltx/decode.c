@@ -13,22 +13,22 @@
 #include "ltx/checksum.h"
 #include "ltx/compress.h"
 
-#define WINDOW_MAX (256u * 1024)
+#define WINDOW_MAX (256u << 10)
 #define ENTRY_HEADER_SIZE (LTX_PAGE_HEADER_SIZE + LTX_PAGE_SIZE_FIELD)
 /* What an LZ4 frame adds to its one block: header, size, two checksums, end mark. */
 #define FRAME_OVERHEAD 64u
 
-static int fault(struct ltx_decoder *d, int rc, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int fault(struct ltx_decoder *d, int rc, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static void note_fault(struct ltx_decoder *d, const char *fmt,
+                                                             ...)
 {
     va_list args;
     va_start(args, fmt);
     vsnprintf(d->fault, sizeof d->fault, fmt, args);
     va_end(args);
-    return rc;
 }
+
+/* The code, having noted what is wrong. */
+#define fault(d, rc, ...) (note_fault(d, __VA_ARGS__), (rc))
 
 /*
  * Makes *p point to the next n bytes of the record (n at most WINDOW_MAX), reading ahead. `what`

@@ -13,7 +13,7 @@
 #include "ltx/base/logger.h"
 #include "ltx/ledger_internal.h"
 
-#define COPY_BYTES (256 * 1024)
+#define COPY_BYTES (256 << 10)
 /* Histories that part twice at the same place are told apart by a number, up to this one. */
 #define VERSIONS_MAX 1000
 

@@ -189,13 +189,13 @@ static int state_at(struct ledger *l, struct position p, struct ledger_state *ou
     uint8_t bytes[LTX_HEADER_SIZE];
     struct ltx_header h;
     int rc = txlog_find_ending(l->log, p, &e);
-    if (rc < 0)
+    if (rc != 0)
         return rc == -ERR_NOTFOUND ? -ERR_POSITION : rc;
     rc = txlog_entry_read(&e, 0, bytes, sizeof bytes);
     txlog_entry_release(&e);
     if (rc == 0)
         rc = ltx_header_decode(bytes, &h);
-    if (rc < 0)
+    if (rc != 0)
         return rc;
     out->recovery = p;
     out->page_size = h.page_size;
@@ -256,7 +256,7 @@ int ledger_state_write(int dirfd, const struct ledger_state *state, const char *
     put_be64(out + 32, (uint64_t)state->timestamp_ms);
     put_be32(out + 40, state->unclean ? STATE_UNCLEAN : 0);
     put_be32(out + 44, (uint32_t)name_len);
-    memcpy(out + STATE_FIXED, name, name_len);
+    memcpy(out + STATE_FIXED, name, name_len); /* NOLINT(bugprone-not-null-terminated-result) */
     size_t n = STATE_FIXED + name_len;
     put_be64(out + n, checksum_update(0, out, n));
     return file_replace(dirfd, STATE_FILE, out, n + STATE_CRC, 0600);

@@ -61,7 +61,7 @@ static void run_syncer(void *arg)
 static void run_maintainer(void *arg)
 {
     struct store *s = arg;
-    while (!pause_us(s, MAINTENANCE_MS * 1000)) {
+    while (!pause_us(s, MAINTENANCE_MS * INT64_C(1000))) {
         uint32_t n = store_count(s);
         for (uint32_t i = 0; i < n && !pause_us(s, 0); i++) {
             struct ledger *l = store_at(s, i);

@@ -15,8 +15,8 @@
 #include "ltx/checksum.h"
 #include "ltx/txlog_internal.h"
 
-#define ALLOCATE_LEAST (64 * 1024)
-#define ALLOCATE_MOST (1024 * 1024)
+#define ALLOCATE_LEAST (64 << 10)
+#define ALLOCATE_MOST (1 << 20)
 #define LEAVE_US 1000 /* so long a commit that somebody will sync is left to him */
 
 /*
@@ -100,6 +100,7 @@ static void set_durable(struct txlog *t)
 static int close_active(struct txlog *t)
 {
     struct txlog_part *p = t->tail;
+    ASSERT(p != NULL, "the active file is that of a part");
     int rc = file_truncate(t->active->fd, p->end);
     if (rc == 0)
         rc = file_sync_data(t->active->fd);

@@ -17,9 +17,9 @@
  * the mutex where others may look. So the holder may read these without the mutex.
  */
 
-#define TXLOG_BUFFER_BYTES (256 * 1024) /* a longer record goes to the file in pieces */
-#define TXLOG_MARK_BYTES (64 * 1024)    /* one mark for so much of a segment */
-#define TXLOG_RECENT 32                 /* records at the end that are found without a walk */
+#define TXLOG_BUFFER_BYTES (256 << 10) /* a longer record goes to the file in pieces */
+#define TXLOG_MARK_BYTES (64 << 10)    /* one mark for so much of a segment */
+#define TXLOG_RECENT 32                /* records at the end that are found without a walk */
 
 /* An open file of the log, counted: by each entry, and by the log for the active segment. */
 struct txlog_file {
@@ -128,7 +128,7 @@ void segment_frame_encode(const struct txlog_frame *f, uint64_t salt,
 int segment_frame_read(int fd, uint64_t salt, int64_t off, int64_t end, struct txlog_frame *f);
 /* CRC of the record at `off`, and the checksum its trailer states: -ERR_CHECKSUM if either is not the
  * frame's. `buffer` has SEGMENT_SCAN_BYTES. */
-#define SEGMENT_SCAN_BYTES (256 * 1024)
+#define SEGMENT_SCAN_BYTES (256 << 10)
 int segment_check_body(int fd, int64_t off, const struct txlog_frame *f, uint8_t *buffer);
 /* Whether a record may come after `last`. */
 bool segment_follows(struct position last, uint32_t flags, const struct ltx_header *h);

@@ -28,7 +28,7 @@
  */
 
 #define SEGMENT_NAME_SIZE (8 + 1 + 16 + 4)
-#define DEFAULT_SEGMENT_BYTES (16 * 1024 * 1024)
+#define DEFAULT_SEGMENT_BYTES (16 << 20)
 
 /* The files of one folder that bear names of ours, while the log is put together. */
 struct found {
@@ -111,7 +111,7 @@ static int list_folder(struct txlog *t, const char *folder, struct found *f)
     int fd;
     if (rc == 0)
         rc = file_open(t->dirfd, folder, O_RDONLY | O_DIRECTORY, 0, &fd);
-    if (rc < 0)
+    if (rc != 0)
         return rc;
     DIR *dir = fdopendir(fd);
     if (dir == NULL) {
@@ -276,7 +276,7 @@ static int read_ltx(struct txlog *t, struct txlog_part *p)
     int rc = file_open(t->dirfd, p->path, O_RDONLY, 0, &fd);
     if (rc < 0)
         return rc;
-    uint8_t head[LTX_HEADER_SIZE], tail[8];
+    uint8_t head[LTX_HEADER_SIZE], tail[8] = {0};
     int64_t size;
     struct ltx_header h;
     rc = file_size(fd, &size);
@@ -292,7 +292,7 @@ static int read_ltx(struct txlog *t, struct txlog_part *p)
                     !ltx_post_checksum_valid(&h, get_be64(tail)) || h.flags != 0))
         rc = -ERR_CORRUPT;
     (void)file_close(fd);
-    if (rc < 0)
+    if (rc != 0)
         return rc == -ERR_TRUNCATED ? -ERR_CORRUPT : rc;
     p->header = h;
     p->end = size;

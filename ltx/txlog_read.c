@@ -452,8 +452,8 @@ void txlog_entry_release(struct txlog_entry *e)
 
 int txlog_checksum_at(struct txlog *t, uint64_t txid, uint64_t *checksum)
 {
-    struct txlog_entry e;
-    struct position before;
+    struct txlog_entry e = {0};
+    struct position before = {0};
     mutex_lock(&t->mutex);
     struct position first = t->part_count == 0 ? t->last : t->parts[t->chain]->start;
     struct position known = txid == t->last.txid ? t->last : first;

@@ -16,7 +16,7 @@
 #include "ltx/base/logger.h"
 #include "ltx/snapshot.h"
 
-#define PIECE (256 * 1024)
+#define PIECE (256 << 10)
 
 enum format { FORMAT_SQLITE, FORMAT_LTX, FORMAT_LITESTREAM };
 

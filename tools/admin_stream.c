@@ -82,27 +82,25 @@ static struct admin_stream *take_job(struct admin_http *a)
 int job_start(struct admin_http *a, struct MHD_Connection *c, const struct admin_route *route,
               const struct admin_request *q, struct admin_stream **out)
 {
-    char *query = strdup(q->query);
-    if (!query)
-        return -ERR_NOMEM;
     mutex_lock(&a->mutex);
     struct admin_stream *s = take_job(a);
     int err = s ? 0 : -ERR_BUSY;
     if (!err) {
         s->route = route;
-        s->query = query;
+        s->query = strdup(q->query);
         s->stage = q->stage;
         s->running = true;
-        err = thread_start(&s->thread, "admin-job", run_job, s);
-        s->running = !err;
+        err = s->query ? thread_start(&s->thread, "admin-job", run_job, s) : -ERR_NOMEM;
     }
     if (!err) {
         s->connection = c;
         MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, SEND_TIMEOUT_S);
         suspend(s);
         *out = s;
-    } else {
-        free(query);
+    } else if (s) {
+        s->running = false;
+        free(s->query);
+        s->query = NULL;
     }
     mutex_unlock(&a->mutex);
     return err;

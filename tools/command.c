@@ -60,7 +60,6 @@ void command_help(const struct command *c)
 
 int command_bad_option(const struct command *c, int argc, char **argv, int found)
 {
-    extern int optind, optopt;
     const char *word = optind > 0 && optind <= argc ? argv[optind - 1] : "";
     if (found == ':')
         return command_misuse(c, "%s needs a value", word);

@@ -18,7 +18,7 @@
 #define CONFIG_DEFAULT_FILE "/etc/tandemfs.yml"
 #define CONFIG_DEFAULT_LISTEN "tcp://127.0.0.1:20210"
 #define CONFIG_DEFAULT_HTTP "127.0.0.1:20211"
-#define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a configuration file, a value, a command */
+#define CONFIG_FILE_MAX (1 << 20) /* bytes of a configuration file, a value, a command */
 #define CONFIG_PEERS_MAX 64
 #define CONFIG_WHY_MAX 1024 /* room for any sentence of these functions */
 

@@ -21,7 +21,7 @@ static int resolve(const char *path, char out[PATH_MAX])
     char head[PATH_MAX], tail[PATH_MAX] = "";
     if (strlen(path) >= sizeof head)
         return -ERR_LIMIT;
-    strcpy(head, path);
+    memcpy(head, path, strlen(path) + 1);
     for (;;) {
         if (realpath(head[0] ? head : ".", out))
             break;
@@ -38,7 +38,7 @@ static int resolve(const char *path, char out[PATH_MAX])
         int len = snprintf(joined, sizeof joined, "/%s%s", part, tail);
         if (len < 0 || (size_t)len >= sizeof joined)
             return -ERR_LIMIT;
-        strcpy(tail, joined);
+        memcpy(tail, joined, (size_t)len + 1);
         if (!slash)
             head[0] = '\0';
         else if (slash == head)
@@ -51,9 +51,9 @@ static int resolve(const char *path, char out[PATH_MAX])
         n = 0;
     if (n + strlen(tail) >= PATH_MAX)
         return -ERR_LIMIT;
-    strcpy(out + n, tail);
+    memcpy(out + n, tail, strlen(tail) + 1);
     if (!out[0])
-        strcpy(out, "/");
+        memcpy(out, "/", 2);
     return 0;
 }
 

@@ -175,9 +175,10 @@ out:
 void guard_mounted(struct guard *g, const char *mountpoint, int device)
 {
     struct stat st;
-    if (!g->shared || stat(mountpoint, &st) != 0 || strlen(mountpoint) >= PATH_MAX)
+    size_t n = strlen(mountpoint);
+    if (!g->shared || stat(mountpoint, &st) != 0 || n >= PATH_MAX)
         return;
-    strcpy(g->shared->mountpoint, mountpoint);
+    memcpy(g->shared->mountpoint, mountpoint, n + 1);
     put_device(g, device);
     atomic_store(&g->shared->device, minor(st.st_dev));
 }

@@ -56,7 +56,7 @@ int port_listen(const char *address, int *fd, char *why, size_t why_size)
 int port_check(const char *url, char *why, size_t why_size)
 {
     char clause[256];
-    int fd;
+    int fd = -1;
     if (strncmp(url, "tcp://", 6) != 0 || value_port(url) == 0)
         return 0; /* nothing that could be tried in this way */
     int err = port_listen(url, &fd, clause, sizeof clause);

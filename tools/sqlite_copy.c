@@ -145,7 +145,7 @@ static int restore_mode(struct copy *c)
 int sqlite_examine(const char *path, struct sqlite_file *out, char *why, size_t why_size)
 {
     struct copy c = {.why = why, .why_size = why_size};
-    uint8_t header[DB_HEADER_SIZE];
+    uint8_t header[DB_HEADER_SIZE] = {0};
     struct stat st;
     size_t got = 0;
     int fd, err = file_open(AT_FDCWD, path, O_RDONLY, 0, &fd);

@@ -17,8 +17,6 @@
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 
-extern char **environ;
-
 static const int handled[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 
 static bool asks_to_stop(int signo)

@@ -358,7 +358,7 @@ int apply_wal(struct replica *r, struct txlog_entry *e, uint64_t last_txid, stru
 int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
 {
     struct walindex_header h;
-    uint32_t backfill;
+    uint32_t backfill = 0;
     int err = walindex_read(&r->index, &h);
     if (!err)
         err = walindex_backfill(&r->index, &backfill);

@@ -110,7 +110,7 @@ static int put_pages(struct database *db, const struct shape *s, uint32_t known)
 static bool nothing_changed(struct database *db, const struct shape *s)
 {
     struct ledger_info info;
-    if (!db->ledger)
+    if (!db->ledger || s->page_size == 0) /* what the file is could not be read */
         return false;
     ledger_info(db->ledger, &info);
     if (db->dirty.all || info.page_size != s->page_size || info.commit != s->page_count)

@@ -11,7 +11,7 @@
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
 
-#define CHUNK_BYTES (128 * 1024)
+#define CHUNK_BYTES (128 << 10)
 
 void capture_wal_fini(struct database *db)
 {

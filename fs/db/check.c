@@ -14,7 +14,7 @@
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
 
-#define CHUNK_BYTES (1024 * 1024)
+#define CHUNK_BYTES (1 << 20)
 #define RESTARTS 3           /* the page size has changed meanwhile */
 #define STILL_MS 100         /* on a replica records are held up at most so long */
 #define AT_ONCE 64           /* pages that are looked at in one such moment */

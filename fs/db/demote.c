@@ -45,7 +45,7 @@ static int roll_back(struct database *db)
     if (!err)
         err = file_sync(main_fd);
     if (!err) {
-        strcat(path, "-journal");
+        snprintf(path, sizeof path, "%s/%s-journal", catalog_mountpoint(db->catalog), db->path);
         err = file_unlink(AT_FDCWD, path);
     }
     file_close(main_fd);

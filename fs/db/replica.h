@@ -60,7 +60,7 @@ struct replica {
 
 #define LEAVE_AGAIN_MS 200
 #define CHECKPOINT_AGAIN_MS 200 /* after one that a reader has blocked */
-#define REPLICA_BATCH_BYTES (1024 * 1024)
+#define REPLICA_BATCH_BYTES (1 << 20)
 
 int replica_init(struct replica *r, struct database *db, struct ledger *l, const atomic_bool *quit,
                  bool hold);

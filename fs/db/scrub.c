@@ -17,9 +17,10 @@
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
 
-#define FIRST_MS 60000         /* a start has other things to do */
-#define LATER_MS (3600 * 1000) /* a wait is cut into pieces: the clock of the wall may be set */
-#define TRIES 20               /* clients are in the way of mending */
+#define FIRST_MS 60000 /* a start has other things to do */
+#define LATER_MS \
+    (INT64_C(3600) * 1000) /* a wait is cut into pieces: the clock of the wall may be set */
+#define TRIES 20           /* clients are in the way of mending */
 #define TRY_US 100000
 #define REPAIR_MS 15000   /* verify waits so long for the primary's pages */
 #define LAST_FILE "scrub" /* in the data folder */
@@ -139,7 +140,7 @@ static bool round_of(struct scrub *s)
     size_t count;
     struct database **all = catalog_all(s->catalog, &count);
     int err = all ? 0 : -ERR_NOMEM;
-    for (size_t i = 0; err != -ERR_CLOSED && i < count; i++) {
+    for (size_t i = 0; all && err != -ERR_CLOSED && i < count; i++) {
         struct check_result r;
         show_name(s, all[i]->path);
         err = check(s, all[i], &o, &r);
@@ -213,7 +214,7 @@ static bool wait_for_round(struct scrub *s)
         mutex_unlock(&s->mutex);
         if (left <= 0)
             return rest_us(s, 0);
-        if (rest_us(s, 1000 * (left < LATER_MS ? left : LATER_MS)))
+        if (rest_us(s, INT64_C(1000) * (left < LATER_MS ? left : LATER_MS)))
             return true;
     }
 }

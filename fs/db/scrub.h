@@ -23,8 +23,8 @@ struct catalog;
  */
 struct scrub;
 
-#define SCRUB_INTERVAL_MS (24 * 3600 * INT64_C(1000))
-#define SCRUB_BYTES_PER_S (16 * 1000 * INT64_C(1000))
+#define SCRUB_INTERVAL_MS (INT64_C(24) * 3600 * 1000)
+#define SCRUB_BYTES_PER_S (INT64_C(16) * 1000 * 1000)
 
 int scrub_start(struct catalog *c, int64_t interval_ms, int64_t bytes_per_s, struct scrub **out);
 void scrub_quit(struct scrub *s);

@@ -21,10 +21,10 @@
 
 #define PAUSE_MS 20 /* a writer that does nothing for so long pauses */
 #define ROUND_MS 1000
-#define CHECKPOINT_MS 10000                /* the recovery position moves this often, */
-#define CHECKPOINT_BYTES (8 * 1024 * 1024) /* or after so much log, */
-#define CHANGED_BYTES (32 * 1024 * 1024)   /* or so much in changed pages: a start redoes them */
-#define CLEAN_MS 5000                      /* a file is called clean again after so long */
+#define CHECKPOINT_MS 10000        /* the recovery position moves this often, */
+#define CHECKPOINT_BYTES (8 << 20) /* or after so much log, */
+#define CHANGED_BYTES (32 << 20)   /* or so much in changed pages: a start redoes them */
+#define CLEAN_MS 5000              /* a file is called clean again after so long */
 
 /*
  * Nobody must be in the middle of a transaction: no connection holds EXCLUSIVE, and none that gets it

@@ -17,7 +17,7 @@ int wal_list_frames(int fd, struct wal_header *header, uint32_t **pgno, uint32_t
 {
     uint8_t head[WAL_HEADER_SIZE];
     size_t got;
-    int64_t size;
+    int64_t size = 0;
     *pgno = NULL;
     *frames = 0;
     int err = file_read_some(fd, head, sizeof head, 0, &got);
@@ -26,7 +26,7 @@ int wal_list_frames(int fd, struct wal_header *header, uint32_t **pgno, uint32_t
     if (err || got < sizeof head || size <= WAL_HEADER_SIZE || !wal_header_parse(head, header))
         return err;
     uint32_t n = wal_frame_at(header->page_size, size) - 1;
-    uint32_t *list = calloc(n + 1u, sizeof *list);
+    uint32_t *list = calloc((size_t)n + 1, sizeof *list);
     if (!list)
         return -ERR_NOMEM;
     for (uint32_t f = 1; !err && f <= n; f++) {

@@ -11,7 +11,7 @@
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
 
-#define SUPER_LIMIT (1024 * 1024) /* bytes; SQLite attaches at most 125 databases */
+#define SUPER_LIMIT (1 << 20) /* bytes; SQLite attaches at most 125 databases */
 #define SUPER_DATABASES 128
 
 struct members {

@@ -38,7 +38,8 @@ static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, c
             err = visit(ctx, path);
         } else if (S_ISDIR(st.st_mode) && depth < TREE_DEPTH && n + 1 < (int)sizeof path) {
             int sub;
-            strcat(path, "/");
+            path[n++] = '/';
+            path[n] = '\0';
             if (file_open(fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, &sub) != 0) {
                 log_warn("recover", "folder %s cannot be read and is left alone", path);
                 continue;

@@ -82,12 +82,14 @@ static inline int64_t wal_frame_offset(uint32_t page_size, uint32_t n)
     return WAL_HEADER_SIZE + (int64_t)(n - 1) * wal_frame_size(page_size);
 }
 
-/* Number of the frame that holds byte `off`; 0 within the header. */
+/* Number of the frame that holds byte `off`; 0 within the header. Frames beyond what 32 bits count,
+ * which a sparse file may seem to have, are all the last one. */
 static inline uint32_t wal_frame_at(uint32_t page_size, int64_t off)
 {
-    return off < WAL_HEADER_SIZE
-               ? 0
-               : (uint32_t)((off - WAL_HEADER_SIZE) / wal_frame_size(page_size)) + 1;
+    if (off < WAL_HEADER_SIZE)
+        return 0;
+    int64_t n = (off - WAL_HEADER_SIZE) / wal_frame_size(page_size) + 1;
+    return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
 #endif

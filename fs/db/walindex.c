@@ -78,8 +78,10 @@ static int map_block(struct walindex *w, uint32_t i, bool grow, uint8_t **out)
     }
     void *map = mmap(NULL, WALINDEX_BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
                      (off_t)i * WALINDEX_BLOCK);
-    if (map == MAP_FAILED)
-        return err_from_errno(errno);
+    if (map == MAP_FAILED) {
+        err = err_from_errno(errno);
+        return err ? err : -ERR_IO;
+    }
     w->block[i] = map;
     *out = map;
     return 0;

@@ -36,10 +36,17 @@ const struct file_ops file_ops_system = {
 
 const struct file_ops *file_ops = &file_ops_system;
 
+/* The code for a call that has failed; one that left no errno has failed all the same. */
+static int failure(void)
+{
+    int rc = err_from_errno(errno);
+    return rc < 0 ? rc : -ERR_IO;
+}
+
 /* The result of a call that gives 0 or sets errno. */
 static int result(int rc)
 {
-    return rc < 0 ? err_from_errno(errno) : 0;
+    return rc < 0 ? failure() : 0;
 }
 
 static int open_retry(int dirfd, const char *path, int flags, mode_t mode)
@@ -55,17 +62,12 @@ static int open_retry(int dirfd, const char *path, int flags, mode_t mode)
 static int parent_of(const char *path, char *dir)
 {
     const char *slash = strrchr(path, '/');
-    size_t n = slash == NULL ? 0 : (size_t)(slash - path);
+    const char *from = slash == NULL ? "." : slash == path ? "/" : path;
+    size_t n = from == path ? (size_t)(slash - path) : 1;
     if (n >= PATH_MAX)
         return -ERR_INVALID;
-    if (slash == NULL)
-        strcpy(dir, ".");
-    else if (n == 0)
-        strcpy(dir, "/");
-    else {
-        memcpy(dir, path, n);
-        dir[n] = '\0';
-    }
+    memcpy(dir, from, n);
+    dir[n] = '\0';
     return 0;
 }
 
@@ -87,7 +89,7 @@ int file_open(int dirfd, const char *path, int flags, mode_t mode, int *fd)
 {
     int got = open_retry(dirfd, path, flags, mode);
     if (got < 0)
-        return err_from_errno(errno);
+        return failure();
     *fd = got;
     return 0;
 }
@@ -99,7 +101,7 @@ int file_close(int fd)
     /* Linux has released the descriptor even when it says EINTR; a second close could hit another
      * thread's file. */
     if (file_ops->close(fd) < 0 && errno != EINTR)
-        return err_from_errno(errno);
+        return failure();
     return 0;
 }
 
@@ -120,7 +122,7 @@ int file_read_some(int fd, void *buf, size_t n, int64_t off, size_t *got)
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
-            return err_from_errno(errno);
+            return failure();
         if (k == 0)
             break;
         done += (size_t)k;
@@ -137,7 +139,7 @@ int file_write(int fd, const void *buf, size_t n, int64_t off)
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
-            return err_from_errno(errno);
+            return failure();
         if (k == 0)
             return -ERR_IO;
         done += (size_t)k;
@@ -211,7 +213,7 @@ int file_mkdir(int dirfd, const char *path, mode_t mode)
         return rc;
     struct stat st;
     if (fstatat(dirfd, path, &st, 0) < 0)
-        return err_from_errno(errno);
+        return failure();
     return S_ISDIR(st.st_mode) ? 0 : -ERR_EXISTS;
 }
 
@@ -248,7 +250,7 @@ int file_size(int fd, int64_t *size)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
-        return err_from_errno(errno);
+        return failure();
     *size = st.st_size;
     return 0;
 }

@@ -133,7 +133,7 @@ static void run_until_idle(void)
 /* What is there to be read; the first `room` bytes of it are kept. */
 static size_t receive(int fd, char *out, size_t room, size_t got)
 {
-    char rest[65536];
+    static char rest[65536];
     for (;;) {
         ssize_t n = recv(fd, got < room ? out + got : rest, got < room ? room - got : sizeof rest,
                          MSG_DONTWAIT);

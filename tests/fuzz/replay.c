@@ -24,13 +24,17 @@ static char now[4400]; /* the input at hand, for a death */
 /* The sanitizers' own, in their builds. */
 extern void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
+static void say(const char *text)
+{
+    if (write(STDERR_FILENO, text, strlen(text)) < 0)
+        return; /* nobody can be told */
+}
+
 static void say_input(void)
 {
-    static const char text[] = "\nthe input was ";
-    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
-    ignored = write(STDERR_FILENO, now, strlen(now));
-    ignored = write(STDERR_FILENO, "\n", 1);
-    (void)ignored;
+    say("\nthe input was ");
+    say(now);
+    say("\n");
 }
 
 static void die(int number)

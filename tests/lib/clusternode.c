@@ -467,5 +467,7 @@ struct position clusternode_position(struct clusternode *c, const char *name)
 {
     struct ledger *l = store_find(c->store, name);
 
-    return l == NULL ? (struct position){0} : ledger_last(l);
+    struct position none = {0};
+
+    return l == NULL ? none : ledger_last(l);
 }

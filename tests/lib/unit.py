@@ -11,7 +11,7 @@ import time
 
 from lib.cluster import TOP
 
-LIMIT = 120
+LIMIT = 300
 RESULT = re.compile(r"\[\s+(OK|FAILED|SKIPPED)\s+\] (\S.*)")
 
 

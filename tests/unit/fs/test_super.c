@@ -174,7 +174,7 @@ static void work(const char *mode, bool create_only)
 static void a_killed_client_leaves_all_or_none(void **state)
 {
     (void)state;
-    uint64_t calls = 0;
+    uint64_t calls = 1; /* until they have been counted */
     for (unsigned i = 0; i <= SAMPLES; i++) {
         unsigned numbers[DATABASES];
         const char *mode = modes[i % 3];
@@ -222,7 +222,7 @@ static int work_and_die(const char *mode, uint64_t die_at)
 static void a_crash_loses_nothing_that_was_acknowledged(void **state)
 {
     (void)state;
-    uint64_t steps = 0;
+    uint64_t steps = 1; /* until they have been counted */
     for (unsigned i = 0; i <= SAMPLES; i++) {
         unsigned numbers[DATABASES];
         const char *mode = modes[i % 3];

@@ -217,6 +217,15 @@ static void a_size_that_no_database_has_ends_the_chain(void **state)
     }
 }
 
+static void frames_beyond_what_can_be_counted_are_the_last_one(void **state)
+{
+    (void)state;
+    assert_int_equal(wal_frame_at(512, wal_frame_offset(512, UINT32_MAX - 1)), UINT32_MAX - 1);
+    assert_int_equal(wal_frame_at(512, wal_frame_offset(512, UINT32_MAX)), UINT32_MAX);
+    assert_int_equal(wal_frame_at(512, wal_frame_offset(512, UINT32_MAX) + 5000), UINT32_MAX);
+    assert_int_equal(wal_frame_at(512, INT64_MAX), UINT32_MAX);
+}
+
 static void a_frame_without_checksum_is_known(void **state)
 {
     (void)state;
@@ -244,6 +253,7 @@ int main(void)
         in_folder(sqlite_reads_frames_that_were_built_here),
         cmocka_unit_test(a_header_that_is_not_whole_is_refused),
         cmocka_unit_test(a_size_that_no_database_has_ends_the_chain),
+        cmocka_unit_test(frames_beyond_what_can_be_counted_are_the_last_one),
         cmocka_unit_test(a_frame_without_checksum_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

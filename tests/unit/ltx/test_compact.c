@@ -256,7 +256,7 @@ static void a_new_page_size_and_a_deletion_forget_what_was(void **state)
                                   .min_txid = RECORDS + 2,
                                   .max_txid = RECORDS + 2,
                                   .pre_checksum = wide.checksum};
-    encode_plain(&gone, deletion, NULL, LTX_EMPTY_CHECKSUM);
+    encode_plain(&gone, deletion, (const uint8_t *)"", LTX_EMPTY_CHECKSUM);
     struct ltx_memory gone_memory = {gone.data, gone.len};
     two[0] = two[1];
     two[1] = ltx_source_memory(&gone_memory);
