@@ -91,7 +91,6 @@ static void sweep_once(struct setup setup, unsigned round)
     powertrial_sweep();
 }
 
-<<<<<<< HEAD
 static void sweep(struct setup setup)
 {
     for (unsigned round = 0; round < powertrial_rounds(); round++)
@@ -99,9 +98,6 @@ static void sweep(struct setup setup)
 }
 
 #define WORK(mode, size) .journal_mode = mode, .page_size = size, .synchronous = "FULL"
-=======
-#define WORK(mode, size) .journal_mode = (mode), .page_size = (size), .synchronous = "FULL"
->>>>>>> fuzz
 
 static void a_loss_of_power_in_wal_mode_loses_nothing(void **state)
 {
