@@ -80,6 +80,8 @@ static int take_page(struct bringup *b, struct wanted *t, const struct msg_page 
 {
     int rv;
 
+    if (page->pgno > b->commit) /* none beyond was asked for */
+        return -ERR_PROTOCOL;
     if (page->size == 0)
         return add_busy(t, page->pgno);
     rv = decompress_page(page->data, page->size, t->page, b->page_size);

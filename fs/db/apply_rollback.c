@@ -19,21 +19,41 @@
  * redoes the record if the daemon dies in the middle, and until it is back nobody can read. PENDING
  * keeps new readers out for a moment only; if the readers that are in do not finish, it is given
  * back, so that others go on meanwhile.
+ *
+ * Transactions of readers that overlap would leave no gap for ever. So PENDING is kept twice as long
+ * at each try, up to what busy timeouts stand, and readers are let in for as long before the next.
+ * Whoever had to wait once makes a WAL when the lock is there (apply_need_wal): then nobody waits for
+ * these readers any more.
  */
 
 #define PENDING_MS 50
+#define PENDING_MAX_MS 3200
 #define PAUSE_US 1000
+
+static bool is_strained(const struct replica *r)
+{
+    return r->pending_ms > PENDING_MS;
+}
 
 int apply_rollback_lock(struct replica *r)
 {
     struct mono start = mono_now();
+    if (is_strained(r) && mono_since_ms(r->pending_given_back) < r->pending_ms / 2)
+        return -ERR_BUSY;
+    if (r->pending_ms == 0)
+        r->pending_ms = PENDING_MS;
     for (;;) {
         int err = lock_database_exclusive(r->main_fd);
+        if (!err)
+            r->pending_ms = PENDING_MS;
         if (err != -ERR_BUSY)
             return err;
-        if (*r->quit || mono_since_ms(start) >= PENDING_MS) {
+        if (*r->quit || mono_since_ms(start) >= r->pending_ms) {
             lock_database_release(r->main_fd);
             r->holding = false;
+            r->pending_given_back = mono_now();
+            if (r->pending_ms < PENDING_MAX_MS)
+                r->pending_ms *= 2;
             return -ERR_BUSY;
         }
         usleep(PAUSE_US); /* there is no event for "the last reader has left" */
@@ -160,14 +180,16 @@ int apply_need_wal(struct replica *r, struct txlog_entry *e)
     err = version_now(r, before);
     if (!err)
         err = version_after(e, before, after);
-    if (err || memcmp(before, after, sizeof before) != 0)
+    bool noticed = memcmp(before, after, sizeof before) != 0;
+    if (err || (noticed && !is_strained(r)))
         return err;
     /* Those who read without a WAL must have left before anything is brought from it into the file. */
     err = apply_rollback_lock(r);
     if (err)
         return err;
     err = make_wal(r);
-    if (!err) {
+    r->leave_tried = mono_now(); /* readers shall find it, and keep it */
+    if (!err && !noticed) {
         memcpy(r->known_version, before, sizeof before);
         r->unnoticed = true;
     }

@@ -26,7 +26,8 @@ struct database;
  *                                                      snapshots
  *   LEAVING    the header says no WAL, but readers     as a WAL writer, until the last of them has
  *              still have it open, or would not        closed it
- *              notice the record otherwise
+ *              notice the record otherwise, or
+ *              leave no gap for one
  */
 enum replica_state { REPLICA_CLOSED, REPLICA_ROLLBACK, REPLICA_WAL, REPLICA_LEAVING };
 
@@ -54,6 +55,8 @@ struct replica {
     uint8_t known_version[VERSION_SIZE]; /* and take them for right while page 1 says this */
     struct mono checkpoint_tried, leave_tried;
     bool checkpoint_blocked; /* by a reader, at that time */
+    int64_t pending_ms;      /* how long the next try keeps PENDING; 0: there was none yet */
+    struct mono pending_given_back;
     bool holding;
     bool torn; /* a record is in the database file in part: EXCLUSIVE is held until all of it is */
 };
