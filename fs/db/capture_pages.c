@@ -130,11 +130,20 @@ static bool nothing_changed(struct database *db, const struct shape *s)
 
 /*
  * No journal guards these pages any more, and no record will bring them back: they must be on disk
- * before the journal goes.
+ * before the journal goes. Then there is nothing else that the client could want to be synced.
  */
+static int sync_rolled_back(struct database *db)
+{
+    bool written = dirty_any(&db->dirty) && db->main_fd >= 0;
+    int err = written && db->sync_wanted ? file_sync_data(db->main_fd) : 0;
+    if (!err)
+        db->sync_wanted = false;
+    return err;
+}
+
 static int settle_unchanged(struct database *db)
 {
-    int err = db->dirty.len > 0 && db->sync_wanted ? file_sync_data(db->main_fd) : 0;
+    int err = sync_rolled_back(db);
     if (!err)
         dirty_clear(&db->dirty);
     return err;
@@ -144,8 +153,8 @@ static int settle_unchanged(struct database *db)
 static int not_a_database(struct database *db, enum capture_when when)
 {
     struct ledger_info info;
-    if (when != CAPTURE_QUIET)
-        return 0;
+    if (when != CAPTURE_QUIET) /* a rollback may have brought it back to that */
+        return when == CAPTURE_COMMIT ? sync_rolled_back(db) : 0;
     if (db->ledger) {
         ledger_info(db->ledger, &info);
         if (info.commit > 0) {
@@ -211,7 +220,7 @@ static int without_record(struct database *db, enum capture_when when, const str
         return why;
     if (db->ledger) /* should the daemon die before; on a full disk that cannot be kept */
         (void)ledger_set_unclean(db->ledger, true);
-    return 0;
+    return sync_rolled_back(db);
 }
 
 static int make_record(struct database *db, struct shape *s)

@@ -12,7 +12,8 @@
 
 /*
  * So that the commit cannot meet a full disk after the journal has told SQLite that all is well.
- * Once a writer knows that there is no room it rolls back, and for that it must write.
+ * Once a writer knows that there is no room it rolls back, and for that it must write. So must one whose
+ * commit was refused by a log that has failed.
  */
 static int reserve(struct database *db, size_t n)
 {
@@ -23,7 +24,7 @@ static int reserve(struct database *db, size_t n)
     int err = txlog_reserve(ledger_log(db->ledger), (int64_t)(pages * (page_size + 64u) + n));
     bool known = db->full;
     db->full = err == -ERR_NOSPACE;
-    return db->full && known ? 0 : err;
+    return (db->full && known) || (err == -ERR_IO && db->journal_hot) ? 0 : err;
 }
 
 static int before_main_write(struct database *db, size_t n)
@@ -50,16 +51,20 @@ static int before_main_write(struct database *db, size_t n)
 int database_finish_journal(struct database *db)
 {
     mutex_lock(&db->mutex);
-    bool wanted = db->sync_wanted;
+    bool hot = db->journal_hot;
     int err = capture_pages(db, CAPTURE_COMMIT);
+    bool wanted = db->sync_wanted;
     if (!err) {
         db->journal_hot = false;
         db->sync_wanted = false;
         database_end_transaction(db);
     }
     mutex_unlock(&db->mutex);
-    if (!err && wanted)
-        err = database_sync_log(db);
+    if (!err && wanted && (err = database_sync_log(db)) != 0) {
+        mutex_lock(&db->mutex);
+        db->journal_hot = hot; /* it stays, and SQLite rolls back */
+        mutex_unlock(&db->mutex);
+    }
     return err;
 }
 
