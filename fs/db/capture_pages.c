@@ -202,7 +202,8 @@ static bool rolled_back(struct database *db)
         return false;
     struct comparison c = {.db = db, .page = malloc(LTX_MAX_PAGE_SIZE)};
     struct journal_target target = {.put = compare_page, .resize = compare_size, .ctx = &c};
-    bool same = c.page && journal_is_hot(fd) && journal_play_back(fd, target, &pages) == 0;
+    bool hot, same = c.page && journal_look(fd, &hot) == 0 && hot &&
+                     journal_play_back(fd, target, &pages) == 0;
     free(c.page);
     file_close(fd);
     return same;

@@ -17,9 +17,12 @@ static bool has_hot_journal(struct database *db)
     char path[DATABASE_PATH_MAX];
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
-    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
-        return false;
-    bool hot = journal_is_hot(fd);
+    bool hot = true; /* if that is not known: SQLite may find it so */
+    int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (err)
+        return err != -ERR_NOTFOUND;
+    if (journal_look(fd, &hot) != 0)
+        hot = true;
     file_close(fd);
     return hot;
 }

@@ -69,17 +69,21 @@ int database_finish_journal(struct database *db)
 }
 
 /* The header, should the write take away what a rollback needs and the commit fail. */
-static void keep_journal_header(struct database *db)
+static int keep_journal_header(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     size_t got;
     int fd;
     memset(db->journal_header, 0, sizeof db->journal_header);
+    if (!db->journal_hot)
+        return 0;
     database_file_path(db, FILE_JOURNAL, path);
-    if (db->journal_hot && file_open(database_tree(db), path, O_RDONLY, 0, &fd) == 0) {
-        file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
-        file_close(fd);
-    }
+    int err = file_open(database_tree(db), path, O_RDONLY, 0, &fd);
+    if (err)
+        return err;
+    err = file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
+    file_close(fd);
+    return err;
 }
 
 static int before_journal_write(struct database *db, int64_t off, size_t n)
@@ -92,7 +96,7 @@ static int before_journal_write(struct database *db, int64_t off, size_t n)
     bool finishes = db->journal_hot && n == JOURNAL_HEADER_SIZE;
     int err = database_begin_transaction(db);
     if (!err && !finishes)
-        keep_journal_header(db);
+        err = keep_journal_header(db);
     mutex_unlock(&db->mutex);
     return finishes ? database_finish_journal(db) : err;
 }
@@ -148,8 +152,13 @@ static int journal_header_written(struct database *db, size_t n)
     int err = file_open(database_tree(db), path, O_RDWR, 0, &fd);
     if (err)
         return err;
-    bool was_hot = db->journal_hot;
-    db->journal_hot = journal_is_hot(fd);
+    bool was_hot = db->journal_hot, hot;
+    err = journal_look(fd, &hot);
+    if (err) {
+        file_close(fd);
+        return err;
+    }
+    db->journal_hot = hot;
     db->journal_finished = !db->journal_hot && n == JOURNAL_HEADER_SIZE;
     if (!db->journal_hot && was_hot) {
         err = capture_pages(db, CAPTURE_COMMIT);
