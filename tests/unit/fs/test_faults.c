@@ -7,18 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "ltx/base/err.h"
 #include "ltx/base/logger.h"
-#include "tests/lib/dice.h"
 #include "tests/lib/fault.h"
 #include "tests/lib/folder.h"
 #include "tests/lib/fsnode.h"
-#include "tests/lib/logcopy.h"
+#include "tests/lib/nodecheck.h"
 #include "tests/lib/sql.h"
 
 /*
@@ -31,11 +28,9 @@
  * as printed: that one alone.
  */
 
-static const char *const names[] = {"app.db", "b.db", "sub/c.db"};
-#define NAMES (sizeof names / sizeof *names)
+static const char *const names[] = {"app.db", "b.db", "sub/c.db", NULL};
 
 static char root[SCRATCH_PATH_MAX];
-static char trouble[500]; /* what is being tried, for messages */
 static struct fsnode node;
 static sqlite3 *db; /* a client that stays */
 static const char *mode;
@@ -47,107 +42,11 @@ struct scene {
     int (*run)(void);      /* 0: the client was told that it is done */
 };
 
-/* ---- what there is to see ---- */
-
-static bool is_there(const char *name)
-{
-    struct stat st;
-    return stat(fsnode_path(&node, name), &st) == 0 && st.st_size > 0;
-}
-
 /* Without a journal on disk SQLite leaves a broken database behind when a write of it fails: then the log
  * has what the file has. */
 static bool guarded(void)
 {
     return strcmp(mode, "MEMORY") != 0;
-}
-
-static bool is_whole(sqlite3 *reader)
-{
-    char *said = sql_text(reader, "PRAGMA integrity_check");
-    bool whole = strcmp(said, "ok") == 0;
-    if (!whole && guarded())
-        fail_msg("%s: %s", trouble, said);
-    free(said);
-    return whole;
-}
-
-/* All databases in words. To be freed. */
-static char *content(void)
-{
-    char *all = strdup("");
-    for (size_t i = 0; i < NAMES; i++) {
-        if (!is_there(names[i]))
-            continue;
-        sqlite3 *reader = sql_open(fsnode_path(&node, names[i]), "tap");
-        if (!is_whole(reader)) {
-            sql_close(reader);
-            free(all);
-            return strdup("broken");
-        }
-        char *schema = sql_text(reader, "SELECT group_concat(name) FROM sqlite_schema");
-        char *rows = strdup("");
-        if (strstr(schema, "t") != NULL) {
-            free(rows);
-            rows =
-                sql_text(reader, "SELECT group_concat(a || ' ' || k || ' ' || length(b)) FROM t");
-        }
-        sql_close(reader);
-        char *more;
-        assert_true(asprintf(&more, "%s%s: %s: %s\n", all, names[i], schema, rows) > 0);
-        /* A database without a table is no different from none. */
-        if (*schema) {
-            free(all);
-            all = more;
-        } else {
-            free(more);
-        }
-        free(schema);
-        free(rows);
-    }
-    return all;
-}
-
-static bool log_has_failed(void)
-{
-    for (size_t i = 0; i < NAMES; i++) {
-        struct ledger *l = fsnode_ledger(&node, names[i]);
-        if (l && txlog_reserve(ledger_log(l), 1) == -ERR_IO)
-            return true;
-    }
-    return false;
-}
-
-static void file_is_log(const char *when)
-{
-    free(content()); /* the first to read rolls back what a client has left */
-    fsnode_settle(&node);
-    for (size_t i = 0; i < NAMES; i++) {
-        struct ledger *l = fsnode_ledger(&node, names[i]);
-        struct ledger_info info = {0};
-        struct logcopy copy;
-        if (l)
-            ledger_info(l, &info);
-        if (info.damaged)
-            fail_msg("%s: %s: %s is damaged: %s", trouble, when, names[i], info.damage);
-        if (is_there(names[i]) != (info.commit > 0))
-            fail_msg("%s: %s: %s is %s, and its log says otherwise", trouble, when, names[i],
-                     is_there(names[i]) ? "there" : "not there");
-        if (!is_there(names[i]))
-            continue;
-        sqlite3 *reader = sql_open(fsnode_path(&node, names[i]), "tap");
-        size_t size;
-        uint8_t *bytes = sql_bytes(reader, "main", &size);
-        if (info.first.txid == 0) {
-            logcopy_open(&copy);
-            logcopy_advance(&copy, l);
-            if (!logcopy_equals(&copy, bytes, size))
-                fail_msg("%s: %s: the log of %s is not what SQLite sees", trouble, when, names[i]);
-            logcopy_close(&copy);
-        }
-        sqlite3_free(bytes);
-        sql_close(reader);
-    }
 }
 
 /* ---- scenes ---- */
@@ -366,20 +265,6 @@ static bool equal(const char *a, const char *b)
     return strcmp(a, b) == 0;
 }
 
-static void can_write(const char *when)
-{
-    sqlite3 *client = sql_open(fsnode_path(&node, "app.db"), "tap");
-    uint64_t before = fsnode_txid(&node, "app.db");
-    int rc = sql_try(client, "CREATE TABLE after(x)");
-    if (rc != SQLITE_OK)
-        fail_msg("%s: %s: no transaction is possible: %s", trouble, when, sqlite3_errmsg(client));
-    fsnode_settle(&node);
-    if (fsnode_txid(&node, "app.db") <= before)
-        fail_msg("%s: %s: the log did not take the next transaction", trouble, when);
-    sql_do(client, "DROP TABLE after");
-    sql_close(client);
-}
-
 static unsigned done, refused, stopped;
 
 /* The n-th call fails so. False: there are not so many. */
@@ -388,36 +273,38 @@ static bool try_one(const struct scene *s, enum fault kind, int n, const char *b
 {
     begin(s);
     fault_arm_kind(n, kind);
-    snprintf(trouble, sizeof trouble, "TEST_SCENE='%s, %s' TEST_FAULT=%d:%d", s->name, mode,
-             (int)kind, n);
+    snprintf(nodecheck_what, sizeof nodecheck_what, "TEST_SCENE='%s, %s' TEST_FAULT=%d:%d", s->name,
+             mode, (int)kind, n);
     int rc = s->run();
     bool fired = fault_disarm();
-    snprintf(trouble, sizeof trouble, "TEST_SCENE='%s, %s' TEST_FAULT=%d:%d (%s in the %s)",
-             s->name, mode, (int)kind, n, fault_name(kind), fault_what());
-    bool failed = log_has_failed();
+    snprintf(nodecheck_what, sizeof nodecheck_what,
+             "TEST_SCENE='%s, %s' TEST_FAULT=%d:%d (%s in the %s)", s->name, mode, (int)kind, n,
+             fault_name(kind), fault_what());
+    bool failed = nodecheck_log_has_failed(&node);
     /* Half a transaction that nothing has rolled back is not captured before the next commit. */
     bool half = !guarded() && rc != 0;
     if (!failed && !half)
-        file_is_log("then");
-    char *seen = content();
+        nodecheck_file_is_log(&node, names, "then");
+    char *seen = nodecheck_content(&node, names);
     if (rc == 0 && !equal(seen, after))
-        fail_msg("%s: said to be done, but there is\n%s", trouble, seen);
+        fail_msg("%s: said to be done, but there is\n%s", nodecheck_what, seen);
     if (guarded() && !equal(seen, before) && !equal(seen, after))
-        fail_msg("%s: neither done nor undone, there is\n%s", trouble, seen);
-    bool broken = equal(seen, "broken");
+        fail_msg("%s: neither done nor undone, there is\n%s", nodecheck_what, seen);
+    bool broken = equal(seen, NODECHECK_BROKEN);
     if (!failed && !broken)
-        can_write("then");
+        nodecheck_can_write(&node, names[0], "then");
     restart(n % 2);
     if (!half)
-        file_is_log("after a new start");
-    char *found = content();
+        nodecheck_file_is_log(&node, names, "after a new start");
+    char *found = nodecheck_content(&node, names);
     /* What could be seen stays. What failed in a log that has failed may have been in it. */
     if (!equal(found, seen) && !(failed && equal(found, after) && rc != 0))
-        fail_msg("%s: there was\n%s and after a new start there is\n%s", trouble, seen, found);
+        fail_msg("%s: there was\n%s and after a new start there is\n%s", nodecheck_what, seen,
+                 found);
     if (!broken)
-        can_write("after a new start");
+        nodecheck_can_write(&node, names[0], "after a new start");
     if (!broken)
-        file_is_log("in the end");
+        nodecheck_file_is_log(&node, names, "in the end");
     done += rc == 0;
     refused += rc != 0;
     stopped += failed;
@@ -432,11 +319,11 @@ static void both_sides(const struct scene *s, char **before, char **after)
 {
     begin(s);
     fsnode_settle(&node);
-    *before = content();
+    *before = nodecheck_content(&node, names);
     int rc = s->run();
     assert_true(rc == 0 || rc == 1);
     fsnode_settle(&node);
-    *after = content();
+    *after = nodecheck_content(&node, names);
     close_client();
     fsnode_close(&node);
     scratch_remove(root);
@@ -521,7 +408,7 @@ static void each_call_fails_once_without_a_journal_on_disk(void **state)
 static void say(int signal)
 {
     (void)signal;
-    if (write(STDERR_FILENO, trouble, strlen(trouble)) < 0)
+    if (write(STDERR_FILENO, nodecheck_what, strlen(nodecheck_what)) < 0)
         _exit(1);
 }
 
