@@ -27,7 +27,7 @@ static int reserve(struct database *db, size_t n)
     return (db->full && known) || (err == -ERR_IO && db->journal_hot) ? 0 : err;
 }
 
-static int before_main_write(struct database *db, size_t n)
+static int before_main_write(struct database *db, int64_t off, size_t n)
 {
     mutex_lock(&db->mutex);
     if (database_is_checkpoint(db)) {
@@ -43,6 +43,8 @@ static int before_main_write(struct database *db, size_t n)
         err = reserve(db, n);
     if (!err && db->ledger && !db->journal_hot && !ledger_is_unclean(db->ledger))
         err = ledger_set_unclean(db->ledger, true);
+    if (!err && n > 0) /* also if it fails: half of it may be there then */
+        dirty_add(&db->dirty, database_page_size(db), off, n);
     mutex_unlock(&db->mutex);
     return err;
 }
@@ -132,7 +134,7 @@ int database_before_write(struct database *db, enum file_kind kind, bool own, in
     if (err)
         return err;
     if (kind == FILE_MAIN)
-        err = before_main_write(db, n);
+        err = before_main_write(db, off, n);
     else if (kind == FILE_WAL)
         err = before_wal_write(db, off);
     else if (kind == FILE_JOURNAL)
@@ -239,7 +241,7 @@ static int before_main_truncate(struct database *db, int64_t size)
     /* No checkpoint does that: somebody writes the file anew, whoever has it open. */
     int err = !follows && size == 0 && db->wal.valid ? raw_begin(db) : 0;
     mutex_unlock(&db->mutex);
-    return follows || err ? err : before_main_write(db, 0);
+    return follows || err ? err : before_main_write(db, 0, 0);
 }
 
 static int before_wal_truncate(struct database *db, int64_t size)
