@@ -215,10 +215,9 @@ static int checkpoint(struct ledger *l, struct position p)
     struct ledger_state state;
     int rc = state_at(l, p, &state);
     if (rc == 0)
-        rc = txlog_sync(l->log, p.txid);
-    if (rc == 0)
         rc = save_sums(l);
-    /* I6: also what is missing there, because records since have cut it off, is newer than S. */
+    /* I6: also the sums that are missing there, because records since have cut their pages off, are
+     * newer than S, and those records must be there then. */
     if (rc == 0)
         rc = txlog_sync(l->log, txlog_last(l->log).txid);
     if (rc < 0)

@@ -130,11 +130,20 @@ static bool nothing_changed(struct database *db, const struct shape *s)
 
 /*
  * No journal guards these pages any more, and no record will bring them back: they must be on disk
- * before the journal goes.
+ * before the journal goes. Then there is nothing else that the client could want to be synced.
  */
+static int sync_rolled_back(struct database *db)
+{
+    bool written = dirty_any(&db->dirty) && db->main_fd >= 0;
+    int err = written && db->sync_wanted ? file_sync_data(db->main_fd) : 0;
+    if (!err)
+        db->sync_wanted = false;
+    return err;
+}
+
 static int settle_unchanged(struct database *db)
 {
-    int err = db->dirty.len > 0 && db->sync_wanted ? file_sync_data(db->main_fd) : 0;
+    int err = sync_rolled_back(db);
     if (!err)
         dirty_clear(&db->dirty);
     return err;
@@ -189,7 +198,8 @@ static bool rolled_back(struct database *db)
         return false;
     struct comparison c = {.db = db, .page = malloc(LTX_MAX_PAGE_SIZE)};
     struct journal_target target = {.put = compare_page, .resize = compare_size, .ctx = &c};
-    bool same = c.page && journal_is_hot(fd) && journal_play_back(fd, target, &pages) == 0;
+    bool hot, same = c.page && journal_look(fd, &hot) == 0 && hot &&
+                     journal_play_back(fd, target, &pages) == 0;
     free(c.page);
     file_close(fd);
     return same;
@@ -207,7 +217,7 @@ static int without_record(struct database *db, enum capture_when when, const str
         return why;
     if (db->ledger) /* should the daemon die before; on a full disk that cannot be kept */
         (void)ledger_set_unclean(db->ledger, true);
-    return 0;
+    return sync_rolled_back(db);
 }
 
 static int make_record(struct database *db, struct shape *s)
@@ -240,8 +250,10 @@ int capture_pages_prepare(struct database *db, enum capture_when when)
     if (!dirty_any(&db->dirty) || db->committing)
         return 0;
     int err = read_shape(db, when, &s);
-    if (err == -ERR_NOTFOUND)
-        return when == CAPTURE_QUIET ? capture_no_database(db) : 0;
+    if (err == -ERR_NOTFOUND) /* a rollback may have brought it back to that */
+        return when == CAPTURE_QUIET    ? capture_no_database(db)
+               : when == CAPTURE_COMMIT ? sync_rolled_back(db)
+                                        : 0;
     if (err == -ERR_BUSY)
         return 0;
     if (!err)

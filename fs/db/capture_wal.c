@@ -83,28 +83,34 @@ void capture_wal_reset(struct database *db)
     w->index_behind = w->foreign = false;
 }
 
-void capture_wal_load_header(struct database *db)
+int capture_wal_load_header(struct database *db)
 {
     struct capture_wal *w = &db->wal;
     uint8_t bytes[WAL_HEADER_SIZE];
     struct wal_header h;
-    if (file_read(db->wal_fd, bytes, sizeof bytes, 0) != 0 || !wal_header_parse(bytes, &h)) {
+    int err = file_read(db->wal_fd, bytes, sizeof bytes, 0);
+    if (err && err != -ERR_TRUNCATED)
+        return err;
+    if (err || !wal_header_parse(bytes, &h)) {
         capture_wal_reset(db);
-        return;
+        return 0;
     }
     if (!w->valid || memcmp(&h.salt, &w->header.salt, sizeof h.salt) != 0 ||
         h.page_size != w->header.page_size)
         start_round(db, &h);
+    return 0;
 }
 
-/* Frame f from the file, in a chunk that reaches to `upto` if it fits. NULL if it is not all there.
- */
-static const uint8_t *frame_bytes(struct database *db, uint32_t f, uint32_t upto)
+/* Frame f from the file, in a chunk that reaches to `upto` if it fits. *bytes is NULL if it is not all
+ * there. */
+static int frame_bytes(struct database *db, uint32_t f, uint32_t upto, const uint8_t **bytes)
 {
     struct capture_wal *w = &db->wal;
     size_t size = (size_t)wal_frame_size(w->header.page_size);
-    if (w->chunk_count > 0 && f >= w->chunk_first && f - w->chunk_first < w->chunk_count)
-        return w->chunk + (f - w->chunk_first) * size;
+    if (w->chunk_count > 0 && f >= w->chunk_first && f - w->chunk_first < w->chunk_count) {
+        *bytes = w->chunk + (f - w->chunk_first) * size;
+        return 0;
+    }
 
     uint32_t count = CHUNK_BYTES > size ? (uint32_t)(CHUNK_BYTES / size) : 1;
     if (count > upto - f + 1)
@@ -113,17 +119,19 @@ static const uint8_t *frame_bytes(struct database *db, uint32_t f, uint32_t upto
     if (w->chunk_cap < want) {
         uint8_t *chunk = realloc(w->chunk, want);
         if (!chunk)
-            return NULL;
+            return -ERR_NOMEM;
         w->chunk = chunk;
         w->chunk_cap = want;
     }
     w->chunk_count = 0;
-    if (file_read_some(db->wal_fd, w->chunk, want, wal_frame_offset(w->header.page_size, f),
-                       &got) != 0)
-        return NULL;
+    int err =
+        file_read_some(db->wal_fd, w->chunk, want, wal_frame_offset(w->header.page_size, f), &got);
+    if (err)
+        return err;
     w->chunk_first = f;
     w->chunk_count = (uint32_t)(got / size);
-    return w->chunk_count > 0 ? w->chunk : NULL;
+    *bytes = w->chunk_count > 0 ? w->chunk : NULL;
+    return 0;
 }
 
 static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
@@ -144,9 +152,10 @@ static int note_pgno(struct capture_wal *w, uint32_t index, uint32_t pgno)
 
 /*
  * An unsealed frame: its transaction goes on, unless it commits and nothing will seal it any more.
- * SQLite then continues from the checksum before the frame that it meant to begin with.
+ * SQLite then continues from the checksum before the frame that it meant to begin with. 1, or a negated
+ * code.
  */
-static bool unsealed_follows(struct database *db, struct wal_frame *f)
+static int unsealed_follows(struct database *db, struct wal_frame *f)
 {
     struct capture_wal *w = &db->wal;
     uint32_t page_size = w->header.page_size, n = w->cursor + 1;
@@ -156,32 +165,33 @@ static bool unsealed_follows(struct database *db, struct wal_frame *f)
     if (f->commit == 0 || w->overwritten <= n || w->header_alone == n) {
         f->commit = 0;
         w->cursor_unsealed = true;
-        return true;
+        return 1;
     }
-    if (file_read(db->wal_fd, cksum, sizeof cksum,
-                  wal_frame_offset(page_size, w->overwritten - 1) + 16) != 0)
-        return false;
+    int err = file_read(db->wal_fd, cksum, sizeof cksum,
+                        wal_frame_offset(page_size, w->overwritten - 1) + 16);
+    if (err)
+        return err;
     w->cursor_cksum[0] = get_be32(cksum);
     w->cursor_cksum[1] = get_be32(cksum + 4);
     w->cursor_unsealed = true;
-    return true;
+    return 1;
 }
 
-/* Does the frame follow on the cursor? */
-static bool follows(struct database *db, const uint8_t *bytes, struct wal_frame *f)
+/* Does the frame follow on the cursor? 1, 0, or a negated code. */
+static int follows(struct database *db, const uint8_t *bytes, struct wal_frame *f)
 {
     struct capture_wal *w = &db->wal;
     uint32_t zero[2] = {0, 0};
     if (wal_frame_check(&w->header, bytes, w->cursor_cksum, f)) {
         w->cursor_unsealed = false;
-        return true;
+        return 1;
     }
     if (w->cursor_unsealed && wal_frame_check(&w->header, bytes, zero, f)) {
         memcpy(w->cursor_cksum, zero, sizeof zero);
         w->cursor_unsealed = false;
-        return true;
+        return 1;
     }
-    return !w->sealed_only && wal_frame_unsealed(bytes, f) && unsealed_follows(db, f);
+    return !w->sealed_only && wal_frame_unsealed(bytes, f) ? unsealed_follows(db, f) : 0;
 }
 
 /* Moves the cursor along the chain, at most to frame `upto`. 1: it stands on a commit frame, of a
@@ -191,10 +201,12 @@ static int scan(struct database *db, uint32_t upto, uint32_t *commit)
     struct capture_wal *w = &db->wal;
     while (w->cursor < upto) {
         struct wal_frame f;
-        const uint8_t *bytes = frame_bytes(db, w->cursor + 1, upto);
-        if (!bytes || !follows(db, bytes, &f))
-            return 0;
-        int err = note_pgno(w, w->cursor - w->captured, f.pgno);
+        const uint8_t *bytes;
+        int err = frame_bytes(db, w->cursor + 1, upto, &bytes);
+        int next = err || !bytes ? err : follows(db, bytes, &f);
+        if (next <= 0)
+            return next;
+        err = note_pgno(w, w->cursor - w->captured, f.pgno);
         if (err)
             return err;
         w->cursor++;
@@ -272,10 +284,12 @@ static int put_pages(struct database *db, const uint64_t *keys, uint32_t n, uint
             err = pgno == lock_pgno ? 0 : put_gap_page(db, pgno, known);
             continue;
         }
-        const uint8_t *bytes = frame_bytes(db, frame, w->cursor);
-        if (!bytes)
-            return -ERR_IO;
-        err = ledger_put_page(&db->tx, pgno, bytes + WAL_FRAME_HEADER_SIZE);
+        const uint8_t *bytes = NULL;
+        err = frame_bytes(db, frame, w->cursor, &bytes);
+        if (!err && !bytes)
+            err = -ERR_IO;
+        if (!err)
+            err = ledger_put_page(&db->tx, pgno, bytes + WAL_FRAME_HEADER_SIZE);
     }
     return err;
 }
@@ -374,6 +388,18 @@ static void destroy_frame(struct database *db, uint32_t f)
                   db->path, f, err_text(err));
 }
 
+/* The commit that ends at or after the frame is none. */
+static int refuse_frame(struct database *db, uint32_t frame, int why)
+{
+    struct capture_wal *w = &db->wal;
+    destroy_frame(db, frame);
+    w->refused = frame;
+    w->refused_why = why;
+    w->chunk_count = 0;
+    capture_wal_rewind(w);
+    return why;
+}
+
 static int capture_up_to(struct database *db, uint32_t upto)
 {
     struct capture_wal *w = &db->wal;
@@ -382,16 +408,10 @@ static int capture_up_to(struct database *db, uint32_t upto)
     while ((got = scan(db, upto, &commit)) == 1) {
         uint32_t frame = w->cursor;
         int err = capture(db, commit);
-        if (!err)
-            continue;
-        destroy_frame(db, frame);
-        w->refused = frame;
-        w->refused_why = err;
-        w->chunk_count = 0;
-        capture_wal_rewind(w);
-        return err;
+        if (err)
+            return refuse_frame(db, frame, err);
     }
-    return got;
+    return got < 0 ? refuse_frame(db, w->cursor + 1, got) : 0;
 }
 
 int capture_wal_written(struct database *db, int64_t off, size_t n)
@@ -401,17 +421,22 @@ int capture_wal_written(struct database *db, int64_t off, size_t n)
     if (err)
         return err;
     if (off < WAL_HEADER_SIZE || !w->valid)
-        capture_wal_load_header(db);
+        err = capture_wal_load_header(db);
+    if (err)
+        return err;
     int64_t end = off + (int64_t)n;
     if (!w->valid || end <= WAL_HEADER_SIZE)
         return 0;
 
-    uint32_t first, last = capture_wal_completed(db, off, end, &first);
+    uint32_t first, last;
+    err = capture_wal_completed(db, off, end, &first, &last);
     w->chunk_count = 0;
     if (first <= w->cursor)
         capture_wal_rewind(w);
     if (w->map_frames >= first)
         w->map_frames = first - 1;
+    if (err)
+        return refuse_frame(db, last ? last : first, err);
     return capture_wal_may_commit(db, first, last) ? capture_up_to(db, last) : 0;
 }
 
@@ -436,12 +461,14 @@ int capture_wal_attach(struct database *db)
     int err = database_open_wal(db);
     if (err)
         return err == -ERR_NOTFOUND ? 0 : err;
-    capture_wal_load_header(db);
-    err = file_size(db->wal_fd, &size);
+    err = capture_wal_load_header(db);
+    if (!err)
+        err = file_size(db->wal_fd, &size);
     if (err || !w->valid)
         return err;
     uint32_t frames = wal_frame_at(w->header.page_size, size) - 1;
-    while (size > WAL_HEADER_SIZE && scan(db, frames, &commit) == 1) {
+    int got = 0;
+    while (size > WAL_HEADER_SIZE && (got = scan(db, frames, &commit)) == 1) {
         keep_end(w);
         w->captured = w->cursor;
         w->captured_cksum[0] = w->cursor_cksum[0];
@@ -449,8 +476,8 @@ int capture_wal_attach(struct database *db)
         w->captured_commit = commit;
     }
     capture_wal_rewind(w);
-    w->foreign = w->captured > 0 && capture_wal_page_1_is_foreign(db);
-    return 0;
+    w->foreign = got == 0 && w->captured > 0 && capture_wal_page_1_is_foreign(db);
+    return got;
 }
 
 int capture_wal_attach_sealed(struct database *db)

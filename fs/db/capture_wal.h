@@ -86,8 +86,9 @@ int capture_wal_attach(struct database *db);
  * find. */
 int capture_wal_attach_sealed(struct database *db);
 
-/* Looks at the header in the file: a new round, the same one, or no WAL at all. */
-void capture_wal_load_header(struct database *db);
+/* Looks at the header in the file: a new round, the same one, or no WAL at all. On failure nothing has
+ * changed. */
+int capture_wal_load_header(struct database *db);
 
 /* The frames are no longer needed, SQLite says: the WAL begins anew, or is cut to nothing. */
 void capture_wal_round_ends(struct database *db);
@@ -97,9 +98,10 @@ void capture_wal_rewind(struct capture_wal *w);
 
 /* ---- capture_wal_write.c: what a write means ---- */
 
-/* The last frame that a write of the bytes from `off` to `end` has completed, 0 if there is none; *first: the first that it
- * has touched. */
-uint32_t capture_wal_completed(struct database *db, int64_t off, int64_t end, uint32_t *first);
+/* *last: the last frame that a write of the bytes from `off` to `end` has completed, 0 if there is none;
+ * *first: the first that it has touched. Both are set on failure, too. */
+int capture_wal_completed(struct database *db, int64_t off, int64_t end, uint32_t *first,
+                          uint32_t *last);
 /* Is there a commit frame among them, perhaps? */
 bool capture_wal_may_commit(struct database *db, uint32_t first, uint32_t last);
 
@@ -135,6 +137,8 @@ void capture_wal_take_back(struct database *db);
 /* Number of the newest captured frame that holds page pgno, 0 if none; of any frame with the
  * current salts if `any`. */
 uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any);
+/* The same, for who must know that the file could be read. */
+int capture_wal_find(struct database *db, uint32_t pgno, bool any, uint32_t *frame);
 
 /* The same for pages 1 to `count` at once, frame[pgno - 1] each; what is in no frame is left alone. */
 void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame);

@@ -42,26 +42,42 @@ static int extend_map(struct database *db, uint32_t upto)
     return 0;
 }
 
-uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
+/* How many frames the file has, also such as were not captured. */
+static int all_frames(struct database *db, uint32_t *count)
+{
+    struct capture_wal *w = &db->wal;
+    int64_t size = 0;
+    int err = capture_wal_load_header(db);
+    if (!err && w->valid)
+        err = file_size(db->wal_fd, &size);
+    *count = size > WAL_HEADER_SIZE ? wal_frame_at(w->header.page_size, size) - 1 : 0;
+    w->map_frames = 0; /* others write this file; what was read before may be stale */
+    return err;
+}
+
+int capture_wal_find(struct database *db, uint32_t pgno, bool any, uint32_t *frame)
 {
     struct capture_wal *w = &db->wal;
     uint32_t upto = w->captured;
-    if (database_open_wal(db) != 0)
-        return 0;
-    if (any) {
-        int64_t size;
-        capture_wal_load_header(db);
-        if (!w->valid || file_size(db->wal_fd, &size) != 0 || size <= WAL_HEADER_SIZE)
-            return 0;
-        upto = wal_frame_at(w->header.page_size, size) - 1;
-        w->map_frames = 0; /* others write this file; what was read before may be stale */
-    }
-    if (!w->valid || upto == 0 || extend_map(db, upto) != 0)
-        return 0;
-    for (uint32_t f = upto; f > 0; f--)
+    *frame = 0;
+    int err = database_open_wal(db);
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    if (any)
+        err = all_frames(db, &upto);
+    if (err || !w->valid || upto == 0)
+        return err;
+    err = extend_map(db, upto);
+    for (uint32_t f = upto; !err && f > 0 && *frame == 0; f--)
         if (w->map[f - 1] == pgno)
-            return f;
-    return 0;
+            *frame = f;
+    return err;
+}
+
+uint32_t capture_wal_frame_of(struct database *db, uint32_t pgno, bool any)
+{
+    uint32_t frame;
+    return capture_wal_find(db, pgno, any, &frame) == 0 ? frame : 0;
 }
 
 void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame)
@@ -78,7 +94,10 @@ void capture_wal_newest(struct database *db, uint32_t count, uint32_t *frame)
 int capture_wal_read_page(struct database *db, uint32_t page_size, uint32_t pgno, void *page)
 {
     struct capture_wal *w = &db->wal;
-    uint32_t f = w->valid && w->captured > 0 ? capture_wal_frame_of(db, pgno, false) : 0;
+    uint32_t f = 0;
+    int err = w->valid && w->captured > 0 ? capture_wal_find(db, pgno, false, &f) : 0;
+    if (err)
+        return err;
     return f ? file_read(db->wal_fd, page, page_size,
                          wal_frame_offset(page_size, f) + WAL_FRAME_HEADER_SIZE)
              : database_read_main(db, page_size, pgno, page);

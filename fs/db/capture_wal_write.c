@@ -7,47 +7,51 @@
 /* What one write to the -wal means: which frames it completes, and which it may not touch. */
 
 /* A frame that is appended sealed says that no earlier one waits for it. */
-static void appended(struct database *db, uint32_t frame)
+static int appended(struct database *db, uint32_t frame)
 {
     struct capture_wal *w = &db->wal;
     uint8_t head[WAL_FRAME_HEADER_SIZE];
     struct wal_frame f;
     int64_t off = wal_frame_offset(w->header.page_size, frame);
-    if (file_read(db->wal_fd, head, sizeof head, off) == 0 && !wal_frame_unsealed(head, &f))
+    int err = file_read(db->wal_fd, head, sizeof head, off);
+    if (!err && !wal_frame_unsealed(head, &f))
         w->overwritten = 0;
+    return err;
 }
 
 /*
- * What a write has completed: the last of its frames whose end was written, 0 if there is none. A
- * header that is written alone may complete its frame, too: SQLite seals frames so (wal.h). Or its
+ * A header that is written alone may complete its frame, too: SQLite seals frames so (wal.h). Or its
  * page is about to follow, and what lies there of an earlier round is the same: then it is captured
  * now, and capture_wal_overwrites lets the page pass.
  */
-uint32_t capture_wal_completed(struct database *db, int64_t off, int64_t end, uint32_t *first)
+int capture_wal_completed(struct database *db, int64_t off, int64_t end, uint32_t *first,
+                          uint32_t *last)
 {
     struct capture_wal *w = &db->wal;
     uint32_t page_size = w->header.page_size;
-    uint32_t last = wal_frame_at(page_size, end - 1);
-    int64_t start = wal_frame_offset(page_size, last);
-    bool after_header = w->header_alone == last;
+    uint32_t at = wal_frame_at(page_size, end - 1);
+    int64_t start = wal_frame_offset(page_size, at);
+    bool after_header = w->header_alone == at;
     *first = wal_frame_at(page_size, off < WAL_HEADER_SIZE ? WAL_HEADER_SIZE : off);
 
     if (off == start && end - off == WAL_FRAME_HEADER_SIZE) {
-        w->header_alone = last;
-        return last;
+        w->header_alone = *last = at;
+        return 0;
     }
     if (off == start + WAL_FRAME_HEADER_SIZE && !after_header &&
-        (w->overwritten == 0 || last < w->overwritten))
-        w->overwritten = last;
-    bool whole = end == wal_frame_offset(page_size, last + 1);
+        (w->overwritten == 0 || at < w->overwritten))
+        w->overwritten = at;
+    bool whole = end == wal_frame_offset(page_size, at + 1);
+    *last = 0;
     if (!whole && off > start)
         return 0; /* a piece of its page: the rest comes */
     w->header_alone = 0;
-    if (w->overwritten && whole && (after_header || off <= start))
-        appended(db, last);
+    int err = w->overwritten && whole && (after_header || off <= start) ? appended(db, at) : 0;
     if (!whole)
-        last--;
-    return last >= *first ? last : 0;
+        at--;
+    if (at >= *first)
+        *last = at;
+    return err;
 }
 
 /* Is there a commit frame among them, perhaps? */

@@ -17,9 +17,12 @@ static bool has_hot_journal(struct database *db)
     char path[DATABASE_PATH_MAX];
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
-    if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
-        return false;
-    bool hot = journal_is_hot(fd);
+    bool hot = true; /* if that is not known: SQLite may find it so */
+    int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (err)
+        return err != -ERR_NOTFOUND;
+    if (journal_look(fd, &hot) != 0)
+        hot = true;
     file_close(fd);
     return hot;
 }
@@ -89,21 +92,29 @@ void database_unlink_failed(struct database *db, enum file_kind kind)
 static bool wal_gone(struct database *db)
 {
     struct capture_wal *w = &db->wal;
-    uint32_t last = w->captured;
+    uint32_t last = w->captured, first;
     uint8_t page[LTX_MAX_PAGE_SIZE];
     bool lost = false;
 
-    if (w->valid && db->ledger && last > 0 && database_open_main(db) == 0) {
-        capture_wal_frame_of(db, 1, false); /* reads the page numbers of all frames */
-        for (uint32_t f = 0; f < last && f < w->map_frames; f++) {
+    int err = database_open_main(db);
+    if (w->valid && db->ledger && last > 0 && err != -ERR_NOTFOUND) {
+        if (!err) /* reads the page numbers of all frames */
+            err = capture_wal_find(db, 1, false, &first);
+        if (!err && w->map_frames < last)
+            err = -ERR_IO;
+        for (uint32_t f = 0; !err && f < last; f++) {
             uint32_t pgno = w->map[f];
             uint64_t sum = ledger_page_sum(db->ledger, pgno);
-            if (sum == 0 || database_read_main(db, w->header.page_size, pgno, page) != 0 ||
-                checksum_page(pgno, page, w->header.page_size) == sum)
+            if (sum == 0)
+                continue;
+            err = database_read_main(db, w->header.page_size, pgno, page);
+            if (err || checksum_page(pgno, page, w->header.page_size) == sum)
                 continue;
             dirty_add_page(&db->dirty, pgno);
             lost = true;
         }
+        if (err) /* every page is compared, when that is possible */
+            lost = db->dirty.all = true;
     }
     if (db->ledger && last > 0 && !lost)
         db->backed = ledger_last(db->ledger);

@@ -12,7 +12,8 @@
 
 /*
  * So that the commit cannot meet a full disk after the journal has told SQLite that all is well.
- * Once a writer knows that there is no room it rolls back, and for that it must write.
+ * Once a writer knows that there is no room it rolls back, and for that it must write. So must one whose
+ * commit was refused by a log that has failed.
  */
 static int reserve(struct database *db, size_t n)
 {
@@ -23,10 +24,10 @@ static int reserve(struct database *db, size_t n)
     int err = txlog_reserve(ledger_log(db->ledger), (int64_t)(pages * (page_size + 64u) + n));
     bool known = db->full;
     db->full = err == -ERR_NOSPACE;
-    return db->full && known ? 0 : err;
+    return (db->full && known) || (err == -ERR_IO && db->journal_hot) ? 0 : err;
 }
 
-static int before_main_write(struct database *db, size_t n)
+static int before_main_write(struct database *db, int64_t off, size_t n)
 {
     mutex_lock(&db->mutex);
     if (database_is_checkpoint(db)) {
@@ -42,6 +43,8 @@ static int before_main_write(struct database *db, size_t n)
         err = reserve(db, n);
     if (!err && db->ledger && !db->journal_hot && !ledger_is_unclean(db->ledger))
         err = ledger_set_unclean(db->ledger, true);
+    if (!err && n > 0) /* also if it fails: half of it may be there then */
+        dirty_add(&db->dirty, database_page_size(db), off, n);
     mutex_unlock(&db->mutex);
     return err;
 }
@@ -50,31 +53,39 @@ static int before_main_write(struct database *db, size_t n)
 int database_finish_journal(struct database *db)
 {
     mutex_lock(&db->mutex);
-    bool wanted = db->sync_wanted;
+    bool hot = db->journal_hot;
     int err = capture_pages(db, CAPTURE_COMMIT);
+    bool wanted = db->sync_wanted;
     if (!err) {
         db->journal_hot = false;
         db->sync_wanted = false;
         database_end_transaction(db);
     }
     mutex_unlock(&db->mutex);
-    if (!err && wanted)
-        err = database_sync_log(db);
+    if (!err && wanted && (err = database_sync_log(db)) != 0) {
+        mutex_lock(&db->mutex);
+        db->journal_hot = hot; /* it stays, and SQLite rolls back */
+        mutex_unlock(&db->mutex);
+    }
     return err;
 }
 
 /* The header, should the write take away what a rollback needs and the commit fail. */
-static void keep_journal_header(struct database *db)
+static int keep_journal_header(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     size_t got;
     int fd;
     memset(db->journal_header, 0, sizeof db->journal_header);
+    if (!db->journal_hot)
+        return 0;
     database_file_path(db, FILE_JOURNAL, path);
-    if (db->journal_hot && file_open(database_tree(db), path, O_RDONLY, 0, &fd) == 0) {
-        file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
-        file_close(fd);
-    }
+    int err = file_open(database_tree(db), path, O_RDONLY, 0, &fd);
+    if (err)
+        return err;
+    err = file_read_some(fd, db->journal_header, sizeof db->journal_header, 0, &got);
+    file_close(fd);
+    return err;
 }
 
 static int before_journal_write(struct database *db, int64_t off, size_t n)
@@ -87,7 +98,7 @@ static int before_journal_write(struct database *db, int64_t off, size_t n)
     bool finishes = db->journal_hot && n == JOURNAL_HEADER_SIZE;
     int err = database_begin_transaction(db);
     if (!err && !finishes)
-        keep_journal_header(db);
+        err = keep_journal_header(db);
     mutex_unlock(&db->mutex);
     return finishes ? database_finish_journal(db) : err;
 }
@@ -123,7 +134,7 @@ int database_before_write(struct database *db, enum file_kind kind, bool own, in
     if (err)
         return err;
     if (kind == FILE_MAIN)
-        err = before_main_write(db, n);
+        err = before_main_write(db, off, n);
     else if (kind == FILE_WAL)
         err = before_wal_write(db, off);
     else if (kind == FILE_JOURNAL)
@@ -143,8 +154,13 @@ static int journal_header_written(struct database *db, size_t n)
     int err = file_open(database_tree(db), path, O_RDWR, 0, &fd);
     if (err)
         return err;
-    bool was_hot = db->journal_hot;
-    db->journal_hot = journal_is_hot(fd);
+    bool was_hot = db->journal_hot, hot;
+    err = journal_look(fd, &hot);
+    if (err) {
+        file_close(fd);
+        return err;
+    }
+    db->journal_hot = hot;
     db->journal_finished = !db->journal_hot && n == JOURNAL_HEADER_SIZE;
     if (!db->journal_hot && was_hot) {
         err = capture_pages(db, CAPTURE_COMMIT);
@@ -226,7 +242,7 @@ static int before_main_truncate(struct database *db, int64_t size)
     /* No checkpoint does that: somebody writes the file anew, whoever has it open. */
     int err = !follows && size == 0 && db->wal.valid ? raw_begin(db) : 0;
     mutex_unlock(&db->mutex);
-    return follows || err ? err : before_main_write(db, 0);
+    return follows || err ? err : before_main_write(db, 0, 0);
 }
 
 static int before_wal_truncate(struct database *db, int64_t size)

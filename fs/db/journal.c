@@ -17,11 +17,12 @@ struct segment {
     uint32_t page_size;
 };
 
-bool journal_is_hot(int fd)
+int journal_look(int fd, bool *hot)
 {
     uint8_t magic[8];
-    return file_read(fd, magic, sizeof magic, 0) == 0 &&
-           memcmp(magic, JOURNAL_MAGIC, sizeof magic) == 0;
+    int err = file_read(fd, magic, sizeof magic, 0);
+    *hot = !err && memcmp(magic, JOURNAL_MAGIC, sizeof magic) == 0;
+    return err == -ERR_TRUNCATED ? 0 : err;
 }
 
 static bool segment_parse(const uint8_t in[JOURNAL_HEADER_SIZE], struct segment *out)

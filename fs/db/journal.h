@@ -24,9 +24,8 @@
 #define JOURNAL_HEADER_SIZE 28
 #define JOURNAL_MAGIC "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
-/* Does the file begin with a header that SQLite would roll back? An empty or missing one does not.
- */
-bool journal_is_hot(int fd);
+/* *hot: does the file begin with a header that SQLite would roll back? An empty one does not. */
+int journal_look(int fd, bool *hot);
 
 /*
  * Writes the pages of the journal back through `put` and, at the end, `resize` to the size before

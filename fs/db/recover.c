@@ -73,8 +73,8 @@ static int play_journal_back(struct database *db, struct playback *p)
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     if (err)
         return err == -ERR_NOTFOUND ? 0 : err;
-    p->hot = journal_is_hot(fd);
-    if (p->hot)
+    err = journal_look(fd, &p->hot);
+    if (!err && p->hot)
         err = journal_play_back(
             fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p},
             &pages);
@@ -98,17 +98,18 @@ static int remove_companions(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
+    bool hot;
     int err = remove_file(db, FILE_WAL);
     if (!err)
         err = remove_file(db, FILE_SHM);
     database_file_path(db, FILE_JOURNAL, path);
-    if (!err && file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) == 0) {
-        bool hot = journal_is_hot(fd);
-        file_close(fd);
-        if (hot)
-            err = remove_file(db, FILE_JOURNAL);
-    }
-    return err;
+    if (!err)
+        err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (err)
+        return err == -ERR_NOTFOUND ? 0 : err;
+    err = journal_look(fd, &hot);
+    file_close(fd);
+    return err || !hot ? err : remove_file(db, FILE_JOURNAL);
 }
 
 /*

@@ -72,7 +72,10 @@ static int sync_journal(struct database *db)
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &fd);
     if (!err) {
-        err = journal_is_hot(fd) ? -ERR_BUSY : file_sync_data(fd);
+        bool hot;
+        err = journal_look(fd, &hot);
+        if (!err)
+            err = hot ? -ERR_BUSY : file_sync_data(fd);
         file_close(fd);
     }
     return err && err != -ERR_NOTFOUND ? err : database_sync_names(db);

@@ -179,12 +179,10 @@ static void must(int err, const char *what)
     abort();
 }
 
-static int open_folder(const char *path)
+static int open_folder(const char *path, int *fd)
 {
-    int fd;
-    must(file_mkdirs(AT_FDCWD, path, 0755), path);
-    must(file_open(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0, &fd), path);
-    return fd;
+    int err = file_mkdirs(AT_FDCWD, path, 0755);
+    return err ? err : file_open(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0, fd);
 }
 
 static int64_t segment_bytes;
@@ -210,29 +208,51 @@ void fsnode_segment_bytes(int64_t bytes)
     segment_bytes = bytes;
 }
 
-void fsnode_open(struct fsnode *n, const char *root, bool threads)
+static int open_parts(struct fsnode *n)
 {
-    *n = (struct fsnode){.threads = threads};
+    struct store_options store = {.node_id = 7, .segment_bytes = segment_bytes};
+    int err = open_folder(n->root, &n->data_dirfd);
+    if (!err)
+        err = open_folder(n->tree, &n->tree_dirfd);
+    if (!err)
+        err = store_open(&n->store, n->data_dirfd, &store);
+    if (!err && n->threads)
+        err = store_start(n->store);
+    struct catalog_options options = {
+        .store = n->store, .role = &n->role, .tree_dirfd = n->tree_dirfd, .mountpoint = n->tree};
+    if (!err)
+        err = catalog_open(&n->catalog, &options);
+    if (!err)
+        err = catalog_recover(n->catalog);
+    if (!err)
+        store_set_page_reader(n->store, catalog_page_reader(n->catalog));
+    return err || !n->threads ? err : catalog_start(n->catalog);
+}
+
+int fsnode_try_open(struct fsnode *n, const char *root, bool threads)
+{
+    *n = (struct fsnode){.threads = threads, .data_dirfd = -1, .tree_dirfd = -1};
     use_steps();
     folder_count = 0;
     snprintf(n->root, sizeof n->root, "%s", root);
     snprintf(n->tree, sizeof n->tree, "%s/tree", root);
     snprintf(log_prefix, sizeof log_prefix, "%s/db/", root);
-    n->data_dirfd = open_folder(n->root);
-    n->tree_dirfd = open_folder(n->tree);
     role_init(&n->role, 7);
-    must(store_open(&n->store, n->data_dirfd,
-                    &(struct store_options){.node_id = 7, .segment_bytes = segment_bytes}),
-         "store_open");
-    if (threads)
-        must(store_start(n->store), "store_start");
-    struct catalog_options options = {
-        .store = n->store, .role = &n->role, .tree_dirfd = n->tree_dirfd, .mountpoint = n->tree};
-    must(catalog_open(&n->catalog, &options), "catalog_open");
-    must(catalog_recover(n->catalog), "catalog_recover");
-    store_set_page_reader(n->store, catalog_page_reader(n->catalog));
-    if (threads)
-        must(catalog_start(n->catalog), "catalog_start");
+    int err = open_parts(n);
+    if (!err)
+        return 0;
+    ASSERT(!threads, "a start that may fail is tried without threads");
+    catalog_close(n->catalog);
+    store_close(n->store);
+    role_fini(&n->role);
+    file_close(n->tree_dirfd);
+    file_close(n->data_dirfd);
+    return err;
+}
+
+void fsnode_open(struct fsnode *n, const char *root, bool threads)
+{
+    must(fsnode_try_open(n, root, threads), root);
 }
 
 void fsnode_lead(struct fsnode *n)

@@ -33,6 +33,8 @@ struct fsnode {
  * the catalog's threads run, else nothing happens but what is called. File operations go through the
  * table that a test has set; if it has set none, through the one below that counts and fails. */
 void fsnode_open(struct fsnode *n, const char *root, bool threads);
+/* The same, if it may fail; then nothing is open. Without threads. */
+int fsnode_try_open(struct fsnode *n, const char *root, bool threads);
 void fsnode_lead(struct fsnode *n);   /* becomes the primary, the gate opens */
 void fsnode_follow(struct fsnode *n); /* becomes a replica */
 void fsnode_close(struct fsnode *n);

@@ -71,6 +71,13 @@ void powerloss_mark(struct powerloss *p, uint64_t mark);
 void powerloss_end(struct powerloss *p); /* file_ops is the system's again; the record stays */
 void powerloss_fini(struct powerloss *p);
 
+/*
+ * Between these two nothing is changed, whatever is told to be: what is closed meanwhile is left as if the
+ * process had been killed. The recording, if there is one, goes on after.
+ */
+void powerloss_freeze(void);
+void powerloss_thaw(void);
+
 /* The newest mark among the first n operations; 0: there is none. */
 uint64_t powerloss_marked(const struct powerloss *p, size_t n);
 

@@ -199,6 +199,19 @@ void powertrial_note(const char *synced)
     powerloss_mark(&record, notes);
 }
 
+void powertrial_kill(void)
+{
+    powerloss_freeze();
+}
+
+void powertrial_revive(void)
+{
+    fsnode_close(&node);
+    powerloss_thaw();
+    start(root);
+    lead(trial.listener);
+}
+
 void powertrial_end(void)
 {
     powertrial_note(NULL);

@@ -46,6 +46,10 @@ struct fsnode *powertrial_node(void);
 /* A step has ended. `synced`: every commit of this database was acknowledged as one that lasts; NULL: of
  * none it is known. */
 void powertrial_note(const char *synced);
+/* The daemon was killed, with its clients (whose connections are closed between these two), and is started
+ * again. The machine runs on. */
+void powertrial_kill(void);
+void powertrial_revive(void);
 void powertrial_end(void);
 void powertrial_sweep(void);
 int powertrial_explain(void **state);

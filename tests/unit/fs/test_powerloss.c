@@ -31,6 +31,7 @@ struct setup {
     const char *name;
     struct sqlwork work;
     bool settles;   /* the recovery position moves, also at the worst moments */
+    bool kills;     /* now and then the daemon is killed, and starts again */
     bool compacts;  /* segments are short, and are compacted and trimmed */
     bool unguarded; /* see powertrial.h */
     unsigned steps; /* 0: STEPS */
@@ -49,14 +50,19 @@ static bool is_full(const struct setup *setup)
     return strcmp(setup->work.synchronous, "FULL") == 0;
 }
 
+static void open_client(struct sqlwork *w)
+{
+    w->db = sql_open(fsnode_path(powertrial_node(), "app.db"), "tap");
+    sql_do(w->db, "PRAGMA temp_store=MEMORY");
+    sqlwork_begin(w);
+}
+
 static void work(const struct setup *setup)
 {
     struct fsnode *node = powertrial_node();
     struct sqlwork w = setup->work;
     w.row_bytes = 700;
-    w.db = sql_open(fsnode_path(node, "app.db"), "tap");
-    sql_do(w.db, "PRAGMA temp_store=MEMORY");
-    sqlwork_begin(&w);
+    open_client(&w);
     powertrial_note(is_full(setup) ? "app.db" : NULL);
     for (unsigned i = 0; i < (setup->steps ? setup->steps : STEPS); i++) {
         int rc = sqlwork_step(&w);
@@ -70,6 +76,12 @@ static void work(const struct setup *setup)
             fsnode_maintain(node, &(struct txlog_retention){.size_bytes = 20000});
         if (sqlwork_below(&w, 4) == 0) /* what a thread does when nobody asks for it */
             assert_int_equal(ledger_sync(fsnode_ledger(node, "app.db"), UINT64_MAX), 0);
+        if (setup->kills && sqlwork_below(&w, 6) == 0) {
+            powertrial_kill();
+            (void)sqlite3_close(w.db);
+            powertrial_revive();
+            open_client(&w);
+        }
         powertrial_note(NULL);
     }
     sql_close(w.db);
@@ -116,6 +128,17 @@ static void a_loss_of_power_in_delete_mode_loses_nothing(void **state)
     sweep((struct setup){.name = "DELETE, settling",
                          .work = {WORK("DELETE", 1024), .auto_vacuum = 2},
                          .settles = true});
+}
+
+static void a_loss_of_power_after_a_kill_loses_nothing(void **state)
+{
+    (void)state;
+    sweep((struct setup){.name = "WAL, killed", .work = {WORK("WAL", 512)}, .kills = true});
+    sweep((struct setup){.name = "DELETE, killed", .work = {WORK("DELETE", 512)}, .kills = true});
+    sweep((struct setup){.name = "changing modes, killed",
+                         .work = {WORK("DELETE", 512), .changes_mode = true, .crashes = true},
+                         .settles = true,
+                         .kills = true});
 }
 
 static void a_loss_of_power_in_truncate_mode_loses_nothing(void **state)
@@ -167,6 +190,10 @@ static void a_loss_of_power_with_synchronous_normal_leaves_a_commits_state(void 
     sweep(setup);
     setup.name = "DELETE, NORMAL";
     setup.work.journal_mode = "DELETE";
+    sweep(setup);
+    /* SQLite promises nothing then; a checkpoint that waits for the log does (I4). */
+    setup = (struct setup){.name = "WAL, OFF", .work = {WORK("WAL", 512)}, .settles = true};
+    setup.work.synchronous = "OFF";
     sweep(setup);
 }
 
@@ -338,6 +365,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         with_explanation(a_loss_of_power_in_wal_mode_loses_nothing),
         with_explanation(a_loss_of_power_in_delete_mode_loses_nothing),
+        with_explanation(a_loss_of_power_after_a_kill_loses_nothing),
         with_explanation(a_loss_of_power_in_truncate_mode_loses_nothing),
         with_explanation(a_loss_of_power_in_persist_mode_loses_nothing),
         with_explanation(a_loss_of_power_while_modes_change_loses_nothing),

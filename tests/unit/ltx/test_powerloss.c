@@ -159,6 +159,13 @@ static void step(struct model *m, struct promise *p, bool rebases)
             txlog_maintain(ledger_log(ledger), &keep[dice_below(3)], info.recovery.txid), 0);
         break;
     case 5:
+        if (dice_below(2)) { /* killed, and started again */
+            powerloss_freeze();
+            close_store();
+            powerloss_thaw();
+            open_store(root);
+            break;
+        }
         if (!rebases)
             break;
         rebase(m);
