@@ -11,8 +11,8 @@
 
 /*
  * A replica's appliers: one thread for each database that has something to apply, and one that
- * looks for such databases. An applier that has had nothing to do for a while ends, but its handles
- * stay: they keep -wal and -shm there.
+ * looks for such databases. An applier that has had nothing to do for a while ends, and closes its
+ * handles if the database file has everything; no client can remove -wal and -shm.
  */
 
 #define IDLE_MS 10000 /* an applier ends after so long without work */
@@ -94,6 +94,8 @@ static void applier_run(void *arg)
         if (mono_since_ms(idle_since) > IDLE_MS && a->replica.state != REPLICA_LEAVING)
             break;
     }
+    if (!f->quit)
+        replica_rest(&a->replica);
     mutex_lock(&f->mutex);
     a->running = false;
     mutex_unlock(&f->mutex);

@@ -296,6 +296,28 @@ void replica_idle(struct replica *r)
     (void)hold_lock(r);
 }
 
+/* Is all of the WAL in the database file? */
+static bool is_whole(struct replica *r)
+{
+    struct walindex_header h;
+    uint32_t backfill;
+    bool now;
+    return apply_checkpoint(r, 1, &now) == 0 && walindex_read(&r->index, &h) == 0 &&
+           walindex_backfill(&r->index, &backfill) == 0 && backfill >= h.mx_frame;
+}
+
+void replica_rest(struct replica *r)
+{
+    if (r->hold || r->torn || (r->state != REPLICA_WAL && r->state != REPLICA_ROLLBACK))
+        return;
+    r->db->applying = true;
+    if (r->state == REPLICA_ROLLBACK || (r->conn && r->shm_fd >= 0 && is_whole(r))) {
+        tell_backed(r, ledger_applied(r->ledger));
+        replica_close(r);
+    }
+    r->db->applying = false;
+}
+
 static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t last)
 {
     struct position at;

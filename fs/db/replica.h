@@ -79,6 +79,10 @@ int replica_apply(struct replica *r);
 /* Something to do without a new record? Leaves WAL mode if the readers have gone. */
 void replica_idle(struct replica *r);
 
+/* Nothing has come for a while: closes its handles if they are not needed. Twelve descriptors of this process belong to a
+ * database in WAL mode, and there may be thousands. */
+void replica_rest(struct replica *r);
+
 /* Before any client reads: a database in WAL mode needs a -wal that clients can open; in `hold`
  * mode the write lock is taken. */
 int replica_prepare(struct replica *r);

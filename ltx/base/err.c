@@ -38,6 +38,7 @@ static const struct err_row rows[ERR_TABLE_SIZE] = {
     [ERR_UNSUPPORTED] = {"UNSUPPORTED", "this is not possible here", EOPNOTSUPP},
     [ERR_INTERRUPTED] = {"INTERRUPTED", "a signal came first", EINTR},
     [ERR_DAMAGED] = {"DAMAGED", "the database needs to be fetched again", EIO},
+    [ERR_NOFILES] = {"NOFILES", "too many open files: the limit (ulimit -n) is too low", EMFILE},
 };
 
 static const struct err_row unknown = {"UNKNOWN", "an unknown error", EIO};
@@ -70,6 +71,8 @@ int err_from_errno(int errnum)
     case ENOMEM: return -ERR_NOMEM;
     case ENOSPC:
     case EDQUOT: return -ERR_NOSPACE;
+    case EMFILE:
+    case ENFILE: return -ERR_NOFILES;
     case ENOENT: return -ERR_NOTFOUND;
     case EEXIST:
     case ENOTEMPTY: return -ERR_EXISTS;

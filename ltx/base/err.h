@@ -36,6 +36,7 @@ enum err_code {
     ERR_UNSUPPORTED, /* not possible here                          EOPNOTSUPP */
     ERR_INTERRUPTED, /* a signal came first                        EINTR     */
     ERR_DAMAGED,     /* the database needs to be fetched again     EIO       */
+    ERR_NOFILES,     /* too many open files                        EMFILE    */
     ERR_TABLE_SIZE
 };
 
