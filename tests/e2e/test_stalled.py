@@ -32,6 +32,7 @@ def readers_with_overlapping_transactions_never_starve_replication(scratch, mode
             waits.append(time.monotonic() - began)
             c[0].sql("other.db", "UPDATE total SET v = v")
             c.wait_level("other.db", limit=10)
+            time.sleep(0.4)  # with all of it each reader is in its third transaction at least
         writer.stop()
         c.wait_level("app.db")
         figure("%s: a row was seen on the replica after %s s", mode, " ".join("%.2f" % w for w in waits))
