@@ -15,8 +15,6 @@
 #include "fs/db/walindex.h"
 #include "ltx/base/file.h"
 
-#define PF_EXITING 0x00000004 /* include/linux/sched.h; field 9 of /proc/PID/stat */
-
 /* A request that waits for its answer. */
 struct dying {
     struct database *db; /* counted */
@@ -41,23 +39,23 @@ static int read_proc(const char *path, char *out, size_t size)
     return err;
 }
 
-/* Has the kernel begun to take that thread apart, or is it gone altogether? */
-static bool thread_is_exiting(const char *stat_path)
+/*
+ * Has the kernel begun to take that thread apart, or is it gone altogether? Its memory goes before its
+ * files, and then `status` has no line of it. (`stat` would say it as a flag, but waits for a process
+ * that is starting a program, which may be the very one that waits for this close.)
+ */
+static bool thread_is_exiting(const char *status_path)
 {
-    char stat[1024], state;
-    unsigned flags;
-    int err = read_proc(stat_path, stat, sizeof stat);
+    char status[2048];
+    int err = read_proc(status_path, status, sizeof status);
     if (err)
         return err == ENOENT || err == ESRCH;
-    const char *after_name = strrchr(stat, ')');
-    return after_name &&
-           sscanf(after_name + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) == 2 &&
-           (state == 'Z' || state == 'X' || (flags & PF_EXITING));
+    return strstr(status, "\nState:") && !strstr(status, "\nVmSize:");
 }
 
 static pid_t process_of(pid_t tid)
 {
-    char path[64], status[1024];
+    char path[64], status[2048];
     int pid;
     snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
     if (read_proc(path, status, sizeof status) != 0)
@@ -75,7 +73,7 @@ static pid_t dying_process(pid_t tid)
 {
     char path[320];
     struct dirent *entry;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
+    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
     pid_t pid = tid > 0 && thread_is_exiting(path) ? process_of(tid) : 0;
     if (pid == 0)
         return 0;
@@ -85,7 +83,7 @@ static pid_t dying_process(pid_t tid)
     while (all && (entry = readdir(tasks))) {
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, entry->d_name);
+        snprintf(path, sizeof path, "/proc/%d/task/%s/status", (int)pid, entry->d_name);
         all = thread_is_exiting(path);
     }
     if (tasks)

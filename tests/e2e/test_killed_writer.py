@@ -308,3 +308,30 @@ def a_commit_that_failed_after_its_frame_is_taken_back_everywhere(scratch):
             data = check.same_everywhere(c, name)
             check.chain_gives(scratch, c[0], name, data)
             equal(c[0].sql(name, "SELECT count(*) FROM t WHERE tag = 'later'"), [(int(after != "nothing"),)], "later rows")
+
+
+# The new process has the descriptors of the database until its program begins, and the kernel closes them then.
+PARENT = """
+import sqlite3, subprocess, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for n in range(200):
+    db.execute("INSERT INTO t VALUES('parent', ?, NULL)", (n,))
+    subprocess.run(["true"], close_fds=False, check=True)
+db.close()
+"""
+
+
+@test(limit=90)
+def a_writer_may_start_programs(scratch):
+    """What a close waits for must not be what the start of a program waits for (fs/db/dying.c)."""
+    with Cluster(scratch) as c:
+        create(c[0], "app.db")
+        process = scratch.popen([sys.executable, "-c", PARENT, c[0].db("app.db")], stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError("the writer hangs at the start of a program") from None
+        equal((process.returncode, said), (0, ""), "the end of the writer")
+        equal(len(rows(c[0], "app.db", "parent")), 200, "rows")
+        check.same_everywhere(c, "app.db")
