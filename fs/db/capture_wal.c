@@ -203,7 +203,9 @@ static int scan(struct database *db, uint32_t upto, uint32_t *commit)
         struct wal_frame f;
         const uint8_t *bytes;
         int err = frame_bytes(db, w->cursor + 1, upto, &bytes);
-        int next = err || !bytes ? err : follows(db, bytes, &f);
+        if (err || !bytes)
+            return err;
+        int next = follows(db, bytes, &f);
         if (next <= 0)
             return next;
         err = note_pgno(w, w->cursor - w->captured, f.pgno);
