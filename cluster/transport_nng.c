@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ltx/base/assert.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
@@ -542,7 +543,7 @@ int peer_begin(struct transport_peer *p, struct transport_call *call, const void
     nng_msg *msg;
     int rv = -ERR_CLOSED;
 
-    if (call->handle != NULL && call->peer != p)
+    if (call->peer != p)
         peer_done(call);
     mutex_lock(&p->connections.mutex);
     if (!p->closed)
@@ -622,7 +623,8 @@ void peer_done(struct transport_call *call)
     close_context(call->peer, c->ctx);
     nng_aio_free(c->aio);
     free(c);
-    *call = (struct transport_call){0};
+    call->handle = NULL;
+    call->peer = NULL;
 }
 
 void transport_release_process(void)
