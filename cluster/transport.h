@@ -107,7 +107,7 @@ int peer_call(struct transport_peer *p, struct transport_call *call, const void 
 int peer_begin(struct transport_peer *p, struct transport_call *call, const void *data, size_t len,
                int64_t timeout_ms);
 int peer_finish(struct transport_call *call);
-/* Releases the answer and the call. A zeroed call is fine. */
+/* Releases the answer and the call. A zeroed call is fine. Before peer_close; meanwhile it may quit. */
 void peer_done(struct transport_call *call);
 
 /*

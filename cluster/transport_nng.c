@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ltx/base/assert.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
@@ -69,7 +70,9 @@ struct transport_peer {
     struct connections connections;
     /* Guarded by the connections' mutex. */
     struct call *running;
-    bool closed;
+    unsigned releasing; /* threads that close a context */
+    bool closed;        /* no call begins any more */
+    bool closing;       /* the socket is being closed */
 };
 
 struct call {
@@ -425,6 +428,35 @@ static void end_calls(struct transport_peer *p)
     mutex_unlock(&p->connections.mutex);
 }
 
+/* Nor does it bear that a context is closed meanwhile: what the context still needs is freed then. */
+static void close_socket(struct transport_peer *p)
+{
+    mutex_lock(&p->connections.mutex);
+    while (p->releasing > 0)
+        cond_wait(&p->connections.cond, &p->connections.mutex);
+    p->closing = true;
+    mutex_unlock(&p->connections.mutex);
+    nng_close(p->socket);
+    mutex_lock(&p->connections.mutex);
+    p->closing = false;
+    cond_broadcast(&p->connections.cond);
+    mutex_unlock(&p->connections.mutex);
+}
+
+static void close_context(struct transport_peer *p, nng_ctx ctx)
+{
+    mutex_lock(&p->connections.mutex);
+    while (p->closing)
+        cond_wait(&p->connections.cond, &p->connections.mutex);
+    p->releasing++;
+    mutex_unlock(&p->connections.mutex);
+    nng_ctx_close(ctx);
+    mutex_lock(&p->connections.mutex);
+    p->releasing--;
+    cond_broadcast(&p->connections.cond);
+    mutex_unlock(&p->connections.mutex);
+}
+
 void peer_quit(struct transport_peer *p)
 {
     bool was;
@@ -439,7 +471,7 @@ void peer_quit(struct transport_peer *p)
     nng_dialer_set_ms(p->dialer, NNG_OPT_RECONNMAXT, NEVER_MS);
     nng_dialer_set_ms(p->dialer, NNG_OPT_RECONNMINT, NEVER_MS);
     connections_end_all(&p->connections, END_MS);
-    nng_close(p->socket);
+    close_socket(p);
 }
 
 void peer_close(struct transport_peer *p)
@@ -466,11 +498,10 @@ static int prepare(struct transport_peer *p, struct transport_call *call)
     struct call *c = call->handle;
     int rv;
 
-    if (c != NULL && call->peer == p) {
+    if (c != NULL) {
         release_reply(call);
         return 0;
     }
-    peer_done(call);
     c = calloc(1, sizeof *c);
     if (c == NULL)
         return -ERR_NOMEM;
@@ -512,6 +543,8 @@ int peer_begin(struct transport_peer *p, struct transport_call *call, const void
     nng_msg *msg;
     int rv = -ERR_CLOSED;
 
+    if (call->peer != p)
+        peer_done(call);
     mutex_lock(&p->connections.mutex);
     if (!p->closed)
         rv = prepare(p, call);
@@ -587,10 +620,11 @@ void peer_done(struct transport_call *call)
     if (c == NULL)
         return;
     release_reply(call);
-    nng_ctx_close(c->ctx);
+    close_context(call->peer, c->ctx);
     nng_aio_free(c->aio);
     free(c);
-    *call = (struct transport_call){0};
+    call->handle = NULL;
+    call->peer = NULL;
 }
 
 void transport_release_process(void)

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/handle.h"
 #include "fs/ident.h"
 #include "ltx/base/assert.h"
 #include "ltx/base/err.h"
@@ -31,6 +32,7 @@ int fs_init(struct fs *fs)
 
 void fs_fini(struct fs *fs)
 {
+    handle_end_all(fs);
     inode_table_fini(&fs->inodes);
     pthread_rwlock_destroy(&fs->names);
 }

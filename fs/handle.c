@@ -2,6 +2,7 @@
 #include "fs/handle.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "ltx/base/file.h"
 
@@ -54,4 +55,29 @@ struct handle *handle_any(struct fs *fs, struct inode *i)
         h->refs++;
     mutex_unlock(&fs->inodes.mutex);
     return h;
+}
+
+void handle_info(struct fs *fs, struct handle *h, bool keep, char *text, size_t *len)
+{
+    mutex_lock(&fs->inodes.mutex);
+    if (keep) {
+        memcpy(h->info, text, *len);
+        h->info_len = *len;
+    } else {
+        memcpy(text, h->info, h->info_len);
+        *len = h->info_len;
+    }
+    mutex_unlock(&fs->inodes.mutex);
+}
+
+void handle_end_all(struct fs *fs)
+{
+    const struct inode_table *t = &fs->inodes;
+    for (size_t s = 0; s < t->number_slots; s++)
+        for (struct inode *i = t->by_number[s]; i; i = i->chain)
+            for (struct handle *h; (h = i->handles);) {
+                i->handles = h->next;
+                file_close(h->fd);
+                free(h);
+            }
 }

@@ -26,8 +26,9 @@ struct handle {
     uint32_t refs;       /* table mutex */
     struct handle *next; /* of the same inode; table mutex */
     struct handle *prev;
-    size_t info_len; /* what the reader of an informational file was given at offset 0 */
-    char info[];
+    size_t
+        info_len; /* what the reader of an informational file was given at offset 0; table mutex */
+    char info[];  /* table mutex */
 };
 
 /* Takes `fd`; holds the inode. `extra` bytes follow in info[]. NULL: out of memory (fd stays the
@@ -39,5 +40,12 @@ void handle_put(struct fs *fs, struct handle *h);
 /* Any open handle of the inode that has a descriptor, counted (handle_put); NULL if there is none.
  */
 struct handle *handle_any(struct fs *fs, struct inode *i);
+
+/* Of an informational file: keeps the text for reads further on, or gives what was kept. Two may read
+ * through one handle. */
+void handle_info(struct fs *fs, struct handle *h, bool keep, char *text, size_t *len);
+
+/* Those that the kernel has not released, as it does no more once it is unmounted. No request runs. */
+void handle_end_all(struct fs *fs);
 
 #endif

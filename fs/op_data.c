@@ -23,18 +23,18 @@
 static void read_info(fuse_req_t req, struct handle *h, size_t size, off_t off)
 {
     struct fs *fs = ops_fs(req);
-    char path[PATH_MAX];
+    char path[PATH_MAX], text[INFO_SIZE_MAX];
+    size_t len = 0;
     /* A file that is read on from the start again and again shows the present each time. */
-    if (off == 0)
-        h->info_len = inode_path(&fs->inodes, h->inode, path, sizeof path)
-                          ? 0
-                          : info_read(fs, h->inode->info, path, h->info);
-    if (off < 0 || (size_t)off >= h->info_len) {
+    if (off == 0 && inode_path(&fs->inodes, h->inode, path, sizeof path) == 0)
+        len = info_read(fs, h->inode->info, path, text);
+    handle_info(fs, h, off == 0, text, &len);
+    if (off < 0 || (size_t)off >= len) {
         fuse_reply_buf(req, NULL, 0);
         return;
     }
-    size_t left = h->info_len - (size_t)off;
-    fuse_reply_buf(req, h->info + off, left < size ? left : size);
+    size_t left = len - (size_t)off;
+    fuse_reply_buf(req, text + off, left < size ? left : size);
 }
 
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

@@ -39,9 +39,13 @@ static void detach(const char *mountpoint)
  * that was acknowledged is in the log, so the next start recovers as after a crash. */
 static _Noreturn void force_end(struct supervisor *s, int signo)
 {
+    char mountpoint[sizeof s->mountpoint];
     log_warn("mount", "%s once more: ending at once; the next start recovers", strsignal(signo));
     guard_cut(&s->guard);
-    detach(s->mountpoint);
+    mutex_lock(&s->mutex);
+    memcpy(mountpoint, s->mountpoint, sizeof mountpoint);
+    mutex_unlock(&s->mutex);
+    detach(mountpoint);
     _exit(128 + signo);
 }
 

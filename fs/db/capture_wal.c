@@ -203,7 +203,9 @@ static int scan(struct database *db, uint32_t upto, uint32_t *commit)
         struct wal_frame f;
         const uint8_t *bytes;
         int err = frame_bytes(db, w->cursor + 1, upto, &bytes);
-        int next = err || !bytes ? err : follows(db, bytes, &f);
+        if (err || !bytes)
+            return err;
+        int next = follows(db, bytes, &f);
         if (next <= 0)
             return next;
         err = note_pgno(w, w->cursor - w->captured, f.pgno);
@@ -403,7 +405,7 @@ static int refuse_frame(struct database *db, uint32_t frame, int why)
 static int capture_up_to(struct database *db, uint32_t upto)
 {
     struct capture_wal *w = &db->wal;
-    uint32_t commit;
+    uint32_t commit = 0;
     int got;
     while ((got = scan(db, upto, &commit)) == 1) {
         uint32_t frame = w->cursor;
@@ -455,7 +457,7 @@ int capture_wal_attach(struct database *db)
 {
     struct capture_wal *w = &db->wal;
     int64_t size;
-    uint32_t commit;
+    uint32_t commit = 0;
 
     capture_wal_reset(db);
     int err = database_open_wal(db);

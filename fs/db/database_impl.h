@@ -44,6 +44,7 @@ struct database {
 
     /* Rollback modes and plain files. */
     bool journal_hot;      /* the journal's header is one that would be rolled back */
+    bool journal_unseen;   /* that could not be read: taken for hot until the settler has looked */
     bool journal_finished; /* nothing was written to it since its header was zeroed */
     bool full;             /* a writer was told that there is no room: it may roll back */
     bool unsettled;   /* the last capture without a call of a client has failed, or was too early */
@@ -121,6 +122,8 @@ bool database_is_checkpoint(const struct database *db);
 int database_sync_log(struct database *db);
 /* Before and after its file gets another name or, the first, is replaced. Both block. */
 int database_will_move(struct database *db);
+/* A journal that could not be read is looked at again. The mutex is held. */
+void database_look_again(struct database *db);
 void database_has_moved_away(struct database *db);
 /* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback.
  * Without the mutex. */

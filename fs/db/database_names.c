@@ -12,19 +12,28 @@
 
 /* Files of a database that are removed or get another name. */
 
-static bool has_hot_journal(struct database *db)
+/* What the journal says, asked of the file. While that is not known it is taken for hot, as SQLite may find
+ * it so, and the settler asks again. */
+static void look_at_journal(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
-    bool hot = true; /* if that is not known: SQLite may find it so */
+    bool hot = false;
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
-    if (err)
-        return err != -ERR_NOTFOUND;
-    if (journal_look(fd, &hot) != 0)
-        hot = true;
-    file_close(fd);
-    return hot;
+    if (!err) {
+        err = journal_look(fd, &hot);
+        file_close(fd);
+    }
+    db->journal_unseen = err && err != -ERR_NOTFOUND;
+    db->journal_hot = hot || db->journal_unseen;
+}
+
+void database_look_again(struct database *db)
+{
+    /* Between the calls before and after a write it is up to them. */
+    if (db->journal_unseen && db->changing == 0)
+        look_at_journal(db);
 }
 
 /* The deletion is recorded: it is on disk now, and from here on a file of that name is another one. The
@@ -82,7 +91,7 @@ void database_unlink_failed(struct database *db, enum file_kind kind)
     if (kind == FILE_MAIN)
         raw_note(db); /* it is there all the same: recorded anew */
     else if (kind == FILE_JOURNAL)
-        db->journal_hot = has_hot_journal(db); /* SQLite rolls back */
+        look_at_journal(db); /* SQLite rolls back */
     mutex_unlock(&db->mutex);
     catalog_poke(db->catalog);
 }
@@ -249,7 +258,7 @@ static void renamed_to(struct database *db, enum file_kind kind)
     database_close_files(db);
     if (kind != FILE_SHM)
         raw_note(db);
-    db->journal_hot = has_hot_journal(db);
+    look_at_journal(db);
     if (kind == FILE_MAIN && !db->journal_hot)
         (void)capture_pages(db,
                             CAPTURE_QUIET); /* stays dirty on failure: the settler tries again */

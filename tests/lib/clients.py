@@ -101,7 +101,8 @@ def prepare(node, name, *pragmas):
 
 def need_rows(node, name, clients):
     """Every acknowledged row is there, on this node."""
-    with contextlib.closing(sqlite3.connect("file:%s?mode=ro" % node.db(name), uri=True, timeout=20)) as db:
+    # Not only to read: a writer that was killed may have left a transaction to roll back.
+    with contextlib.closing(sqlite3.connect("file:%s?mode=rw" % node.db(name), uri=True, timeout=20)) as db:
         for one in clients:
             # First what was promised, then what is there: the writer may still be at work.
             acked = one.acked()

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 
-from lib import autopsy, case, scratch
+from lib import autopsy, case, sanitizer, scratch
 from lib.cluster import PROGRAM, TOP
 
 SKIPPED = 77
@@ -90,9 +90,11 @@ def _supervise(results, file, test, keep, last):
     False if it failed and deserves a second try, which has not been the `last`."""
     began = time.monotonic()
     place = scratch.Scratch(re.sub(r"[^\w-]", "-", test.name))
-    process = subprocess.Popen([sys.executable, os.path.join(TOP, "tests/run"), "--one", file, test.name, place.path],
+    limit = sanitizer.limit(test.limit)
+    process = subprocess.Popen(sanitizer.command([sys.executable, os.path.join(TOP, "tests/run"), "--one", file, test.name,
+                                                  place.path]),
                                cwd=place.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+                               stderr=subprocess.STDOUT, start_new_session=True, env=sanitizer.environment(place.path))
     place.record(process)
     RUNNING.add(process)
     late = threading.Event()
@@ -107,7 +109,7 @@ def _supervise(results, file, test, keep, last):
         except subprocess.TimeoutExpired:
             # It may hang in a call that only the end of a daemon lets return: end them all.
             scratch.clean(place.path, keep=True)
-    timer = threading.Timer(test.limit, end)
+    timer = threading.Timer(limit, end)
     timer.start()
     # A program that the test has left running may hold the pipe open, so its end is not waited for.
     output = []
@@ -117,18 +119,23 @@ def _supervise(results, file, test, keep, last):
     RUNNING.discard(process)
     timer.cancel()
     seconds = time.monotonic() - began
-    trouble = ""
+    # What a sanitizer has found is no accident of a busy machine: no second try.
+    trouble = sanitizer.reports(place.path)
+    if trouble:
+        status, last = 1, True
     try:
         scratch.clean(place.path, keep and status not in (0, SKIPPED))
     except (OSError, RuntimeError) as error:
-        trouble, status = "\ncould not be cleaned up: %s" % error, 1
+        trouble, status = "%s\ncould not be cleaned up: %s" % (trouble, error), 1
     reader.join(5)
     text = b"".join(output).decode(errors="replace") + trouble
     if late.is_set():
-        text = "%s\n%s\nended: longer than %d s" % ("".join(found), text, test.limit)
-    if status == 0 and not late.is_set():
+        text = "%s\n%s\nended: longer than %d s" % ("".join(found), text, limit)
+    if late.is_set() and status in (0, SKIPPED):
+        status = 1
+    if status == 0:
         results.passed(file, test.name, seconds, text)
-    elif status == SKIPPED and not late.is_set():
+    elif status == SKIPPED:
         results.skipped(file, test.name, seconds, text.strip().splitlines()[-1])
     elif last:
         results.failed(file, test.name, seconds, text)

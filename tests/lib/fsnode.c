@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +144,7 @@ static struct folder_changes {
     unsigned changes, synced;
 } folders[16];
 static unsigned folder_count;
+static pthread_mutex_t folder_mutex = PTHREAD_MUTEX_INITIALIZER; /* both; clients are threads */
 
 static struct folder_changes *folder_with(const char *path)
 {
@@ -159,14 +161,29 @@ static struct folder_changes *folder_with(const char *path)
     return f;
 }
 
+static void folder_changed(const char *path)
+{
+    pthread_mutex_lock(&folder_mutex);
+    folder_with(path)->changes++;
+    pthread_mutex_unlock(&folder_mutex);
+}
+
+/* As the product: what changes while the folder is synced has not been synced. */
 static int sync_folder(const char *path)
 {
+    pthread_mutex_lock(&folder_mutex);
     struct folder_changes *f = folder_with(path);
     unsigned changes = f->changes;
-    int err = f->synced < changes ? file_sync_dir(AT_FDCWD, f->path) : 0;
-    if (!err)
+    bool synced = f->synced >= changes;
+    pthread_mutex_unlock(&folder_mutex);
+    int err = synced ? 0 : file_sync_dir(AT_FDCWD, f->path);
+    if (err)
+        return err;
+    pthread_mutex_lock(&folder_mutex);
+    if (f->synced < changes)
         f->synced = changes;
-    return err;
+    pthread_mutex_unlock(&folder_mutex);
+    return 0;
 }
 
 /* ---- the node ---- */
@@ -424,7 +441,7 @@ static int open_or_close(struct fsnode *n, const struct tap_event *e)
         if (!err)
             t->file = database_opened(t->db, t->kind, false);
         if (!err && e->made && database_making_counts(t->kind))
-            folder_with(e->path)->changes++;
+            folder_changed(e->path);
         return err;
     case TAP_FLUSHED: return database_flushed(t->db, t->kind, t->file, false);
     default:
@@ -449,7 +466,7 @@ static int unlinked(struct fsnode *n, const struct tap_event *e)
     else
         database_unlink_failed(t.db, t.kind);
     if (e->op == TAP_AFTER_UNLINK && database_removal_counts(t.kind))
-        folder_with(e->path)->changes++;
+        folder_changed(e->path);
     catalog_put(t.db);
     return err;
 }
@@ -458,7 +475,7 @@ int fsnode_mkdir(struct fsnode *n, const char *path)
 {
     if (file_ops->mkdirat(n->tree_dirfd, path, 0755) != 0)
         return errno;
-    folder_with(fsnode_path(n, path))->changes++;
+    folder_changed(fsnode_path(n, path));
     return 0;
 }
 
@@ -475,8 +492,8 @@ int fsnode_rename(struct fsnode *n, const char *from, const char *to)
     if (!err && file_ops->renameat2(n->tree_dirfd, from, n->tree_dirfd, to, 0) != 0)
         err = err_from_errno(errno);
     if (!err) {
-        folder_with(from_path)->changes++;
-        folder_with(to_path)->changes++;
+        folder_changed(from_path);
+        folder_changed(to_path);
         database_after_rename(a.db, a.kind, b.db, b.kind);
     }
     catalog_put(b.db);

@@ -203,6 +203,31 @@ static void quitting_ends_a_call_that_waits(void **state)
     server_close(&s);
 }
 
+/* Nobody listens, so that nothing delays the end: the calls are released while the socket is closed. */
+static void calls_are_released_while_their_peer_quits(void **state)
+{
+    enum { ASKERS = 8 };
+    struct server s;
+    char url[128];
+    (void)state;
+    server_open(&s, "tcp://127.0.0.1:0");
+    snprintf(url, sizeof url, "%s", transport_url(s.transport));
+    server_close(&s);
+    for (unsigned round = 0; round < 1000; round++) {
+        struct transport_peer *peer;
+        struct asker a[ASKERS];
+        assert_int_equal(peer_open(&peer, url), 0);
+        for (unsigned i = 0; i < ASKERS; i++)
+            asker_start(&a[i], peer, "x");
+        peer_quit(peer);
+        for (unsigned i = 0; i < ASKERS; i++) {
+            thread_join(&a[i].thread);
+            assert_int_equal(a[i].rv, -ERR_CLOSED);
+        }
+        peer_close(peer);
+    }
+}
+
 static void answer_all(void *arg)
 {
     struct server *s = arg;
@@ -400,6 +425,7 @@ int main(void)
         cmocka_unit_test(a_broken_connection_ends_the_call_and_nothing_is_sent_twice),
         cmocka_unit_test(a_call_ends_in_time),
         cmocka_unit_test(quitting_ends_a_call_that_waits),
+        cmocka_unit_test(calls_are_released_while_their_peer_quits),
         cmocka_unit_test(a_listener_may_quit_while_answers_are_given),
         cmocka_unit_test(bytes_that_are_not_ours_end_their_connection_only),
         cmocka_unit_test(connections_beyond_the_limit_are_closed),

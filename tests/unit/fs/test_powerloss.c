@@ -109,7 +109,7 @@ static void sweep(struct setup setup)
         sweep_once(setup, round);
 }
 
-#define WORK(mode, size) .journal_mode = mode, .page_size = size, .synchronous = "FULL"
+#define WORK(mode, size) .journal_mode = (mode), .page_size = (size), .synchronous = "FULL"
 
 static void a_loss_of_power_in_wal_mode_loses_nothing(void **state)
 {

@@ -307,6 +307,7 @@ static void sizes_and_times_have_units(void **state)
     config_fini(&c);
     assert_int_equal(read_text(&c, "scrub: 0\n"), 0); /* short for its interval */
     assert_int_equal(c.scrub_interval_ms, 0);
+    config_fini(&c);
     assert_int_equal(read_text(&c, "retention: 3h\n"), 0); /* short for its age */
     assert_int_equal(c.retention_age_ms, 3 * 3600 * 1000);
     config_fini(&c);
