@@ -44,6 +44,7 @@ struct database {
 
     /* Rollback modes and plain files. */
     bool journal_hot;      /* the journal's header is one that would be rolled back */
+    bool journal_unknown;  /* it could not be read, and is taken for such a one: to be looked at */
     bool journal_finished; /* nothing was written to it since its header was zeroed */
     bool full;             /* a writer was told that there is no room: it may roll back */
     bool unsettled;   /* the last capture without a call of a client has failed, or was too early */
@@ -125,6 +126,8 @@ void database_has_moved_away(struct database *db);
 /* The journal is about to be removed, cut to nothing, or zeroed: that commits, or ends a rollback.
  * Without the mutex. */
 int database_finish_journal(struct database *db);
+/* Sets journal_hot by what is on disk, and journal_unknown. The mutex is held; blocks on the disk. */
+void database_find_journal(struct database *db);
 
 /* ---- catalog.c ---- */
 

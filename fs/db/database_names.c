@@ -12,19 +12,19 @@
 
 /* Files of a database that are removed or get another name. */
 
-static bool has_hot_journal(struct database *db)
+void database_find_journal(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
+    bool hot = false;
     database_file_path(db, FILE_JOURNAL, path);
-    bool hot = true; /* if that is not known: SQLite may find it so */
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
-    if (err)
-        return err != -ERR_NOTFOUND;
-    if (journal_look(fd, &hot) != 0)
-        hot = true;
-    file_close(fd);
-    return hot;
+    if (!err) {
+        err = journal_look(fd, &hot);
+        file_close(fd);
+    }
+    db->journal_unknown = err && err != -ERR_NOTFOUND;
+    db->journal_hot = hot || db->journal_unknown; /* SQLite may find it so */
 }
 
 /* The deletion is recorded: it is on disk now, and from here on a file of that name is another one. The
@@ -82,7 +82,7 @@ void database_unlink_failed(struct database *db, enum file_kind kind)
     if (kind == FILE_MAIN)
         raw_note(db); /* it is there all the same: recorded anew */
     else if (kind == FILE_JOURNAL)
-        db->journal_hot = has_hot_journal(db); /* SQLite rolls back */
+        database_find_journal(db); /* SQLite rolls back */
     mutex_unlock(&db->mutex);
     catalog_poke(db->catalog);
 }
@@ -249,7 +249,7 @@ static void renamed_to(struct database *db, enum file_kind kind)
     database_close_files(db);
     if (kind != FILE_SHM)
         raw_note(db);
-    db->journal_hot = has_hot_journal(db);
+    database_find_journal(db);
     if (kind == FILE_MAIN && !db->journal_hot)
         (void)capture_pages(db,
                             CAPTURE_QUIET); /* stays dirty on failure: the settler tries again */

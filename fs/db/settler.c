@@ -186,6 +186,8 @@ void settle(struct database *db)
 {
     bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
     mutex_lock(&db->mutex);
+    if (db->journal_unknown)
+        database_find_journal(db);
     bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot &&
                  mono_since_ms(db->dirty.last_write) >= PAUSE_MS;
     bool behind = primary && (db->wal.index_behind || db->wal.broken > 0);
@@ -203,6 +205,8 @@ void settle_at_end(struct database *db)
 {
     bool primary = role_get(database_role(db)) == ROLE_PRIMARY;
     mutex_lock(&db->mutex);
+    if (db->journal_unknown)
+        database_find_journal(db);
     bool quiet = primary && dirty_any(&db->dirty) && !db->journal_hot;
     mutex_unlock(&db->mutex);
     if (quiet)
