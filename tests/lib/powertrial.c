@@ -199,9 +199,14 @@ void powertrial_note(const char *synced)
     powerloss_mark(&record, notes);
 }
 
-void powertrial_kill(void)
+void powertrial_kill_after(unsigned operations)
 {
-    powerloss_freeze();
+    powerloss_freeze_after(&record, operations);
+}
+
+bool powertrial_is_killed(void)
+{
+    return powerloss_is_frozen();
 }
 
 void powertrial_revive(void)
