@@ -56,5 +56,7 @@ void powertrial_revive(void);
 void powertrial_end(void);
 void powertrial_sweep(void);
 int powertrial_explain(void **state);
+/* How many states of each workload were tried, in all its rounds. */
+void powertrial_report(void);
 
 #endif

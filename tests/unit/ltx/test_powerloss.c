@@ -55,6 +55,7 @@ static struct promise {
 } promises[STEPS * 5];
 static size_t marks, s_now;
 
+static unsigned all_first, all_second; /* states, of all rounds of a workload */
 static struct powerloss record, second_record;
 static struct power_disk disk, second_disk; /* looked at after a failed test was left by a jump */
 static bool sweeping, in_second;
@@ -460,6 +461,8 @@ static void try_many(const char *name, size_t states)
     }
     print_message("%s: %zu transactions, %zu operations, %u states, %u of a start\n", name,
                   history_count, record.op_count, first, second);
+    all_first += first;
+    all_second += second;
     assert_true(history_count > 20 && first > states / 10);
     free(cuts);
 }
@@ -487,9 +490,13 @@ static void sweep(const char *name, bool rebases)
 {
     const char *wanted = getenv("TANDEMFS_POWER_STATES");
     size_t states = wanted ? strtoul(wanted, NULL, 10) : STATES;
-    for (; states > STATES; states -= STATES)
+    unsigned rounds = 1;
+    all_first = all_second = 0;
+    for (; states > STATES; states -= STATES, rounds++)
         sweep_once(name, rebases, STATES);
     sweep_once(name, rebases, states);
+    print_message("%s: in all %u workloads, %u states, %u of a start\n", name, rounds, all_first,
+                  all_second);
 }
 
 static int explain(void **state)
