@@ -257,9 +257,11 @@ int ledger_open(struct ledger **out, const struct ledger_options *o)
         rc = -ERR_CORRUPT;
     if (rc == 0)
         rc = open_log(l, o);
-    /* Nothing has come after ledger_create, which may have been killed before it was at its end. */
-    if (rc == 0 && l->state.recovery.txid == 0)
+    /* The state that was read may be in the kernel's memory alone, if its writer was killed before it had
+     * synced the name; from here on records are removed for it. */
+    if (rc == 0)
         rc = file_sync_dir(l->dirfd, ".");
+    /* Nothing has come after ledger_create, which may have been killed before it was at its end. */
     if (rc == 0 && l->state.recovery.txid == 0)
         rc = file_sync_dir(o->data_dirfd, "db");
     if (rc == 0)

@@ -155,7 +155,10 @@ int capture_no_database(struct database *db)
     if (db->ledger)
         ledger_info(db->ledger, &info);
     if (info.commit > 0) {
-        int err = capture_deletion(db);
+        /* A start before S gets there must not take it for a file whose removal was lost. */
+        int err = ledger_set_unclean(db->ledger, true);
+        if (!err)
+            err = capture_deletion(db);
         if (err)
             return err;
         log_warn("capture",

@@ -183,6 +183,7 @@ void database_released(struct database *db, enum file_kind kind, unsigned file, 
 static int sync_main(struct database *db, int fd)
 {
     mutex_lock(&db->mutex);
+    database_look_again(db);
     bool log_holds_it = db->ledger && (database_is_checkpoint(db) || db->journal_hot);
     int err = 0;
     if (db->journal_hot)

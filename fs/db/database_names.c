@@ -18,8 +18,8 @@ static void look_at_journal(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
-    database_file_path(db, FILE_JOURNAL, path);
     bool hot = false;
+    database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     if (!err) {
         err = journal_look(fd, &hot);

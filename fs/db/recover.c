@@ -299,11 +299,19 @@ static int move_recovery_position(struct database *db, struct position to)
     return err ? err : ledger_checkpoint(db->ledger, to);
 }
 
-/* What is no SQLite database (any more) is recorded as deleted, and stays. */
+/* Something else has taken the place of the database. Nothing or zeros are what a loss of power leaves of one
+ * that was never on disk. */
 static bool is_foreign(struct database *db)
 {
+    uint8_t bytes[HEADER_SIZE];
     struct db_header h;
-    return database_open_main(db) == 0 && db_header_read(db->main_fd, &h) == -ERR_NOTFOUND;
+    size_t got;
+    if (database_open_main(db) || file_read_some(db->main_fd, bytes, sizeof bytes, 0, &got))
+        return false;
+    bool zeros = true;
+    for (size_t i = 0; zeros && i < got; i++)
+        zeros = bytes[i] == 0;
+    return !zeros && (got < sizeof bytes || !db_header_parse(bytes, &h));
 }
 
 static int recover_deleted(struct database *db, const struct ledger_info *info)

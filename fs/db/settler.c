@@ -137,11 +137,16 @@ void settle_position(struct database *db)
     move_recovery_position(db, true);
 }
 
-/* Has nobody written without a journal for a while? With the mutex held. */
+/* Has nobody written without a journal for a while? After a deletion the mark keeps a start from removing
+ * what is there, until S has passed it. With the mutex held. */
 static bool is_at_rest(struct database *db)
 {
-    return db->ledger && ledger_is_unclean(db->ledger) && !dirty_any(&db->dirty) &&
-           mono_since_ms(db->dirty.last_write) >= CLEAN_MS;
+    struct ledger_info info;
+    if (!db->ledger || !ledger_is_unclean(db->ledger) || dirty_any(&db->dirty))
+        return false;
+    ledger_info(db->ledger, &info);
+    return mono_since_ms(db->dirty.last_write) >= CLEAN_MS &&
+           (info.commit > 0 || position_equal(info.recovery, info.last));
 }
 
 /*

@@ -15,6 +15,8 @@
 
 static struct powerloss *now;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static size_t freeze_at;              /* operations; 0: never */
+static const struct file_ops *thawed; /* while it is frozen: the table from before */
 
 /* ---- nodes ---- */
 
@@ -113,6 +115,8 @@ static struct power_op *add(enum power_kind kind, uint32_t node)
     }
     struct power_op *op = &now->ops[now->op_count++];
     *op = (struct power_op){.kind = kind, .node = node};
+    if (now->op_count == freeze_at)
+        powerloss_freeze();
     return op;
 }
 
@@ -275,7 +279,8 @@ void powerloss_begin(struct powerloss *p, const char *root)
 {
     struct stat st;
     *p = (struct powerloss){0};
-    ASSERT(now == NULL, "one recording at a time");
+    ASSERT(now == NULL && thawed == NULL, "one recording at a time");
+    freeze_at = 0;
     ASSERT(stat(root, &st) == 0, "the root is there");
     add_node(p, 0, false);
     read_folder(p, add_node(p, st.st_ino, true), open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -324,8 +329,6 @@ void powerloss_fini(struct powerloss *p)
 }
 
 /* ---- a killed process ---- */
-
-static const struct file_ops *thawed;
 
 static int frozen_openat(int dirfd, const char *path, int flags, mode_t mode)
 {
@@ -389,13 +392,27 @@ void powerloss_freeze(void)
     frozen.renameat2 = frozen_renameat2;
     frozen.unlinkat = frozen_unlinkat;
     frozen.mkdirat = frozen_mkdirat;
-    thawed = file_ops;
-    file_ops = &frozen;
+    if (thawed == NULL) {
+        thawed = file_ops;
+        file_ops = &frozen;
+    }
 }
 
 void powerloss_thaw(void)
 {
     file_ops = thawed;
+    thawed = NULL;
+    freeze_at = 0;
+}
+
+void powerloss_freeze_after(struct powerloss *p, size_t operations)
+{
+    freeze_at = operations ? p->op_count + operations : 0;
+}
+
+bool powerloss_is_frozen(void)
+{
+    return thawed != NULL;
 }
 
 uint64_t powerloss_marked(const struct powerloss *p, size_t n)

@@ -77,6 +77,9 @@ void powerloss_fini(struct powerloss *p);
  */
 void powerloss_freeze(void);
 void powerloss_thaw(void);
+/* It begins by itself after so many more operations of the recording; 0: it does not. */
+void powerloss_freeze_after(struct powerloss *p, size_t operations);
+bool powerloss_is_frozen(void);
 
 /* The newest mark among the first n operations; 0: there is none. */
 uint64_t powerloss_marked(const struct powerloss *p, size_t n);

@@ -23,6 +23,7 @@
 #define SECOND_STATES 12
 #define TXIDS 400
 #define NOTES 1000
+#define TOTALS 40
 
 /* What the workload knew of one database. */
 static struct known {
@@ -199,9 +200,14 @@ void powertrial_note(const char *synced)
     powerloss_mark(&record, notes);
 }
 
-void powertrial_kill(void)
+void powertrial_kill_after(unsigned operations)
 {
-    powerloss_freeze();
+    powerloss_freeze_after(&record, operations);
+}
+
+bool powertrial_is_killed(void)
+{
+    return powerloss_is_frozen();
 }
 
 void powertrial_revive(void)
@@ -462,6 +468,36 @@ unsigned powertrial_rounds(void)
     return (unsigned)((wanted_states() + STATES - 1) / STATES);
 }
 
+/* Of all rounds of one workload. */
+static struct total {
+    const char *name;
+    unsigned rounds, first, second;
+} totals[TOTALS];
+
+static void add_up(unsigned first, unsigned second)
+{
+    struct total *t = totals;
+    while (t->name && strcmp(t->name, trial.name) != 0)
+        t++;
+    assert_true(t + 1 < totals + TOTALS);
+    t->name = trial.name;
+    t->rounds++;
+    t->first += first;
+    t->second += second;
+}
+
+void powertrial_report(void)
+{
+    unsigned first = 0, second = 0;
+    for (const struct total *t = totals; t->name; t++) {
+        print_message("%s: %u workloads, %u states, %u of a start\n", t->name, t->rounds, t->first,
+                      t->second);
+        first += t->first;
+        second += t->second;
+    }
+    print_message("in all: %u states, %u of a start\n", first, second);
+}
+
 static void try_many(void)
 {
     unsigned first = 0, second = 0;
@@ -486,6 +522,7 @@ static void try_many(void)
     print_message("%s: %llu transactions, %zu operations, %u states, %u of a start\n", label,
                   (unsigned long long)transactions, record.op_count, first, second);
     assert_true(transactions > 5 && first > states / 4);
+    add_up(first, second);
     free(cuts);
 }
 

@@ -46,12 +46,17 @@ struct fsnode *powertrial_node(void);
 /* A step has ended. `synced`: every commit of this database was acknowledged as one that lasts; NULL: of
  * none it is known. */
 void powertrial_note(const char *synced);
-/* The daemon was killed, with its clients (whose connections are closed between these two), and is started
- * again. The machine runs on. */
-void powertrial_kill(void);
+/*
+ * The daemon is killed, with its clients, after so many more operations; the machine runs on. When that has
+ * happened, nothing that anybody is told is true: his connections are closed, and it is started again.
+ */
+void powertrial_kill_after(unsigned operations);
+bool powertrial_is_killed(void);
 void powertrial_revive(void);
 void powertrial_end(void);
 void powertrial_sweep(void);
 int powertrial_explain(void **state);
+/* How many states of each workload were tried, in all its rounds. */
+void powertrial_report(void);
 
 #endif

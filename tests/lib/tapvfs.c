@@ -251,7 +251,7 @@ static int tap_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     if (rc == SQLITE_OK) {
         struct tap_event e = {
             .op = TAP_OPENED, .path = f->path, .flags = f->flags, .made = made, .file = &f->told};
-        f->sync_dir = made && !(flags & SQLITE_OPEN_MAIN_DB);
+        f->sync_dir = f->path && (f->flags & O_CREAT) && !(flags & SQLITE_OPEN_MAIN_DB);
         f->base.pMethods = &tap_methods;
         if (f->path)
             (void)listener(listener_ctx, &e);

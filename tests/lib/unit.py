@@ -66,14 +66,10 @@ def _wanted(patterns, name):
     return not patterns or any(p in name for p in patterns)
 
 
-def _environment(program):
+def _environment():
     env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="STDOUT")
     env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
-    # One seed in about ten still finds a state of names that is not repaired (docs/TESTING.md): the quick run repeats
-    # one that finds none, the full one (TANDEMFS_POWER_STATES) goes on looking.
-    if program.endswith("/test_powerloss") and "TANDEMFS_POWER_STATES" not in env:
-        env.setdefault("TANDEMFS_SEED", "6990417")
     return env
 
 
@@ -84,7 +80,7 @@ def _run_each(results, name, program, patterns):
         return
     began = last = time.monotonic()
     process = subprocess.Popen([program], cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, env=_environment(program))
+                               stderr=subprocess.STDOUT, env=_environment())
     failures, output = 0, []
     summary = False
     for line in _lines(process, began + LIMIT):
@@ -143,7 +139,7 @@ def _run_whole(results, sanitize, name, program, patterns):
     try:
         done = subprocess.run(command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace", timeout=3 * LIMIT,
-                              env=_environment(program), check=False)
+                              env=_environment(), check=False)
         status, output = done.returncode, done.stdout
     except subprocess.TimeoutExpired as late:
         status, output = "none: longer than %d s" % (3 * LIMIT), (late.stdout or b"").decode(errors="replace")

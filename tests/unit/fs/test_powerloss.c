@@ -57,6 +57,24 @@ static void open_client(struct sqlwork *w)
     sqlwork_begin(w);
 }
 
+static void step(const struct setup *setup, struct sqlwork *w, unsigned i)
+{
+    struct fsnode *node = powertrial_node();
+    int rc = sqlwork_step(w);
+    if (powertrial_is_killed())
+        return;
+    if (rc != SQLITE_OK)
+        fail_msg("%s: %s: %s", setup->name, w->last, sqlite3_errmsg(w->db));
+    bool committed = strstr(w->last, "ROLLBACK") == NULL;
+    powertrial_note(is_full(setup) && committed ? "app.db" : NULL);
+    if (setup->settles && i % 3 == 1)
+        fsnode_settle(node);
+    if (setup->compacts && i % 4 == 2)
+        fsnode_maintain(node, &(struct txlog_retention){.size_bytes = 20000});
+    if (sqlwork_below(w, 4) == 0) /* what a thread does when nobody asks for it */
+        assert_int_equal(ledger_sync(fsnode_ledger(node, "app.db"), UINT64_MAX), 0);
+}
+
 static void work(const struct setup *setup)
 {
     struct fsnode *node = powertrial_node();
@@ -65,19 +83,11 @@ static void work(const struct setup *setup)
     open_client(&w);
     powertrial_note(is_full(setup) ? "app.db" : NULL);
     for (unsigned i = 0; i < (setup->steps ? setup->steps : STEPS); i++) {
-        int rc = sqlwork_step(&w);
-        if (rc != SQLITE_OK)
-            fail_msg("%s: %s: %s", setup->name, w.last, sqlite3_errmsg(w.db));
-        bool committed = strstr(w.last, "ROLLBACK") == NULL;
-        powertrial_note(is_full(setup) && committed ? "app.db" : NULL);
-        if (setup->settles && i % 3 == 1)
-            fsnode_settle(node);
-        if (setup->compacts && i % 4 == 2)
-            fsnode_maintain(node, &(struct txlog_retention){.size_bytes = 20000});
-        if (sqlwork_below(&w, 4) == 0) /* what a thread does when nobody asks for it */
-            assert_int_equal(ledger_sync(fsnode_ledger(node, "app.db"), UINT64_MAX), 0);
-        if (setup->kills && sqlwork_below(&w, 6) == 0) {
-            powertrial_kill();
+        if (setup->kills && sqlwork_below(&w, 4) == 0)
+            powertrial_kill_after(1 + sqlwork_below(&w, 40));
+        step(setup, &w, i);
+        powertrial_kill_after(0);
+        if (powertrial_is_killed()) {
             (void)sqlite3_close(w.db);
             powertrial_revive();
             open_client(&w);
@@ -377,5 +387,7 @@ int main(void)
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    powertrial_report();
+    return failed;
 }

@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "fs/db/catalog_impl.h"
+#include "fs/db/database_impl.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 #include "tests/lib/dice.h"
@@ -262,6 +264,33 @@ static void a_file_that_is_no_database_any_more_stays(void **state)
     fsnode_close(&node);
 }
 
+/* By something that is not SQLite; and S has not got there. */
+static void written_over_with_zeros(void)
+{
+    sqlite3 *client = sql_open(fsnode_path(&node, "app.db"), "tap");
+    sql_do(client, "CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+    sql_close(client);
+    fsnode_settle(&node);
+    struct database *db = catalog_get(node.catalog, "app.db");
+    assert_int_equal(database_before_write(db, FILE_MAIN, false, 0, 8192), 0);
+    shell("truncate -s 0 tree/app.db && truncate -s 8192 tree/app.db");
+    assert_int_equal(database_after_write(db, FILE_MAIN, false, 0, 8192), 0);
+    db->dirty.last_write = (struct mono){0}; /* a long time ago */
+    db->checkpointed = mono_now();
+    settle(db);
+    catalog_put(db);
+}
+
+/* It is recorded as deleted, and looks like what a loss of power leaves of a file that was removed. */
+static void a_file_that_was_written_over_with_zeros_stays(void **state)
+{
+    (void)state;
+    and_die(written_over_with_zeros);
+    start();
+    shell("test $(stat -c %s tree/app.db) = 8192");
+    fsnode_close(&node);
+}
+
 static void many_rows(void)
 {
     sqlite3 *db = sql_open(fsnode_path(&node, "app.db"), "tap");
@@ -343,6 +372,7 @@ int main(void)
         in_folder(a_new_file_in_the_place_of_a_deleted_one_is_kept),
         in_folder(a_deleted_file_that_is_back_goes_again),
         in_folder(a_file_that_is_no_database_any_more_stays),
+        in_folder(a_file_that_was_written_over_with_zeros_stays),
         cmocka_unit_test(the_file_is_made_anew_from_the_log),
         in_folder(a_database_that_was_put_there_is_taken_in),
         in_folder(a_start_may_be_repeated),
