@@ -128,8 +128,10 @@ static void move_recovery_position(struct database *db, bool now)
     if (err)
         log_error("recover", "%s: the recovery position stays before TXID %llu: %s", db->path,
                   (unsigned long long)backed.txid, err_text(err));
+    mutex_lock(&db->mutex); /* a rename or a removal moves it too, on another thread */
     db->checkpointed = mono_now();
     db->checkpointed_bytes = changed;
+    mutex_unlock(&db->mutex);
 }
 
 void settle_position(struct database *db)
