@@ -187,24 +187,6 @@ static int redo(struct database *db, int fd, const struct ledger_info *info, uin
     return err == -ERR_NOTFOUND && *records > 0 ? 0 : err;
 }
 
-/* Pages that came from the journal and not from a record must be what the ledger says. */
-static int check_touched(struct database *db, const struct ledger_info *info, struct dirty *touched)
-{
-    uint8_t *page = malloc(LTX_MAX_PAGE_SIZE);
-    int err = page ? 0 : -ERR_NOMEM;
-    dirty_sort(touched);
-    for (uint32_t i = 0; !err && i < touched->len; i++) {
-        uint32_t pgno = touched->pgno[i];
-        if (pgno > info->commit)
-            break;
-        err = database_read_main(db, info->page_size, pgno, page);
-        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
-            err = -ERR_CHECKSUM;
-    }
-    free(page);
-    return err;
-}
-
 struct whole_file {
     struct database *db;
     uint32_t page_size;
@@ -214,6 +196,60 @@ static int read_whole(void *ctx, uint32_t pgno, void *page)
 {
     struct whole_file *w = ctx;
     return database_read_main(w->db, w->page_size, pgno, page);
+}
+
+/* Pages that differ from the ledger, and how many of them are unused. */
+struct wrong {
+    struct whole_file *file;
+    struct dirty pages;
+    uint32_t found;
+};
+
+static int is_wrong_leaf(void *ctx, uint32_t pgno)
+{
+    struct wrong *w = ctx;
+    for (uint32_t i = 0; i < w->pages.len; i++)
+        w->found += w->pages.pgno[i] == pgno;
+    return 0;
+}
+
+static int read_for_wrong(void *ctx, uint32_t pgno, void *page)
+{
+    struct wrong *w = ctx;
+    return read_whole(w->file, pgno, page);
+}
+
+/*
+ * Pages that came from the journal and not from a record must be what the ledger says. But for unused ones:
+ * SQLite may have journaled what its cache had of them, and not what was in the file.
+ */
+static int check_touched(struct database *db, const struct ledger_info *info, struct dirty *touched)
+{
+    struct wrong wrong = {.found = 0};
+    uint8_t *page = malloc(LTX_MAX_PAGE_SIZE);
+    int err = page ? 0 : -ERR_NOMEM;
+    dirty_sort(touched);
+    for (uint32_t i = 0; !err && i < touched->len; i++) {
+        uint32_t pgno = touched->pgno[i];
+        if (pgno > info->commit)
+            break;
+        err = database_read_main(db, info->page_size, pgno, page);
+        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
+            dirty_add_page(&wrong.pages, pgno);
+    }
+    free(page);
+    if (!err && wrong.pages.all) /* there was no room to note them */
+        err = -ERR_NOMEM;
+    if (!err && wrong.pages.len > 0) {
+        struct whole_file w = {.db = db, .page_size = info->page_size};
+        struct freelist_walk walk = {.read = read_for_wrong, .visit = is_wrong_leaf, .ctx = &wrong};
+        wrong.file = &w;
+        err = freelist_leaves(walk, info->page_size, info->commit);
+        if (!err && wrong.found != wrong.pages.len)
+            err = -ERR_CHECKSUM;
+    }
+    dirty_fini(&wrong.pages);
+    return err;
 }
 
 /* Marks a page that differs from the ledger as dirty. */
