@@ -225,7 +225,8 @@ static int read_for_wrong(void *ctx, uint32_t pgno, void *page)
  */
 static int check_touched(struct database *db, const struct ledger_info *info, struct dirty *touched)
 {
-    struct wrong wrong = {.found = 0};
+    struct whole_file file = {.db = db, .page_size = info->page_size};
+    struct wrong wrong = {.file = &file};
     uint8_t *page = malloc(LTX_MAX_PAGE_SIZE);
     int err = page ? 0 : -ERR_NOMEM;
     dirty_sort(touched);
@@ -241,9 +242,7 @@ static int check_touched(struct database *db, const struct ledger_info *info, st
     if (!err && wrong.pages.all) /* there was no room to note them */
         err = -ERR_NOMEM;
     if (!err && wrong.pages.len > 0) {
-        struct whole_file w = {.db = db, .page_size = info->page_size};
         struct freelist_walk walk = {.read = read_for_wrong, .visit = is_wrong_leaf, .ctx = &wrong};
-        wrong.file = &w;
         err = freelist_leaves(walk, info->page_size, info->commit);
         if (!err && wrong.found != wrong.pages.len)
             err = -ERR_CHECKSUM;
