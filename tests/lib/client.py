@@ -21,6 +21,7 @@ import sys
 import time
 
 ACCOUNTS, AMOUNT = 50, 100
+WRONG = "is not at a committed state"
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS acct(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL);
@@ -51,8 +52,10 @@ def check(db):
         if db.in_transaction:
             db.execute("ROLLBACK")
     if amount != ACCOUNTS * AMOUNT or rows != total:
-        raise AssertionError("not a committed state: sum %s (want %d), rows %s, total %s" % (
-            amount, ACCOUNTS * AMOUNT, rows, total))
+        again = db.execute("SELECT (SELECT count(*) FROM acked), (SELECT v FROM total WHERE k=0)").fetchone()
+        raise AssertionError("%s: %s %s: sum %s (want %d), rows %s, total %s; just after that %s, %s" % (
+            time.strftime("%H:%M:%S"), db.execute("PRAGMA database_list").fetchone()[2], WRONG, amount, ACCOUNTS * AMOUNT, rows, total,
+            again, db.execute("PRAGMA journal_mode").fetchone()[0]))
     return rows
 
 

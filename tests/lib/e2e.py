@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 
-from lib import autopsy, case, sanitizer, scratch
+from lib import autopsy, case, client, sanitizer, scratch
 from lib.cluster import PROGRAM, TOP
 
 SKIPPED = 77
@@ -129,6 +129,7 @@ def _supervise(results, file, test, keep, last):
         trouble, status = "%s\ncould not be cleaned up: %s" % (trouble, error), 1
     reader.join(5)
     text = b"".join(output).decode(errors="replace") + trouble
+    last = last or client.WRONG in text  # nor is a wrong answer
     if late.is_set():
         text = "%s\n%s\nended: longer than %d s" % ("".join(found), text, limit)
     if late.is_set() and status in (0, SKIPPED):
