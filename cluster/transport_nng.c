@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ltx/base/assert.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
