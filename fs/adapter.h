@@ -10,6 +10,7 @@
 
 #include "fs/db/catalog.h"
 #include "fs/inode.h"
+#include "fs/roll.h"
 #include "fs/warm.h"
 #include "ltx/role.h"
 
@@ -26,6 +27,7 @@ struct fs {
     gid_t gid;
     struct inode_table inodes;
     struct warmer warmer;
+    struct roll *roll; /* of the files that are open, borrowed; NULL: nobody asks for it */
     /*
      * Names: shared while a path is in use, exclusive while something is renamed. Taken before any
      * mutex but those of fs/db, and never held over a call into fs/db other than catalog_get.

@@ -21,8 +21,22 @@ struct handle *handle_new(struct fs *fs, struct inode *i, int fd, int flags, siz
     if (h->next)
         h->next->prev = h;
     i->handles = h;
+    if (fs->roll && fd >= 0 && i->place == 0)
+        i->place = roll_enter(fs->roll, (uintptr_t)i);
     mutex_unlock(&fs->inodes.mutex);
     return h;
+}
+
+void handle_is_of(struct fs *fs, struct handle *h, struct database *db, enum file_kind kind)
+{
+    h->db = db;
+    h->kind = kind;
+    if (kind != FILE_SHM)
+        return;
+    mutex_lock(&fs->inodes.mutex);
+    if (h->inode->place)
+        roll_mark_walindex(fs->roll, h->inode->place);
+    mutex_unlock(&fs->inodes.mutex);
 }
 
 void handle_put(struct fs *fs, struct handle *h)
@@ -36,6 +50,10 @@ void handle_put(struct fs *fs, struct handle *h)
             h->prev->next = h->next;
         else
             h->inode->handles = h->next;
+        if (!h->inode->handles && h->inode->place) {
+            roll_leave(fs->roll, h->inode->place);
+            h->inode->place = 0;
+        }
     }
     mutex_unlock(&fs->inodes.mutex);
     if (!last)

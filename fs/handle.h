@@ -34,6 +34,8 @@ struct handle {
 /* Takes `fd`; holds the inode. `extra` bytes follow in info[]. NULL: out of memory (fd stays the
  * caller's). */
 struct handle *handle_new(struct fs *fs, struct inode *i, int fd, int flags, size_t extra);
+/* It is open as that file of that database. */
+void handle_is_of(struct fs *fs, struct handle *h, struct database *db, enum file_kind kind);
 /* The kernel has released it: closes the descriptor as soon as no other request uses it. */
 void handle_put(struct fs *fs, struct handle *h);
 

@@ -49,6 +49,7 @@ struct inode {
     struct inode *chain;      /* table: in the hash over (dev, ino), or in the list of the dead */
     struct inode_name *names; /* table: none for the root and for what was removed */
     struct handle *handles;   /* table: open ones; see handle.h */
+    uint32_t place;           /* table: in the roll of open files, 0 if it is not in it */
     _Atomic(struct ident *) ident; /* set under the table's mutex, read by anyone; see ident.h */
     struct ident *outdated;        /* table: earlier ones, which handles may still use */
 };

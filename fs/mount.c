@@ -147,6 +147,7 @@ int mount_open(struct mount **out, const struct mount_options *options, char *wh
     m->fs.catalog = options->catalog;
     m->fs.role = options->role;
     m->fs.tree_dirfd = options->tree_dirfd;
+    m->fs.roll = options->roll;
     int rc = fs_init(&m->fs);
     if (rc) {
         snprintf(why, why_size, "the folder of the backing files cannot be used: %s", err_text(rc));

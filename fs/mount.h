@@ -24,7 +24,8 @@ struct mount_options {
     struct role_state *role;
     int tree_dirfd;
     bool allow_other;
-    unsigned workers; /* FUSE worker threads; 0 = default */
+    struct roll *roll; /* where open files are entered; borrowed, NULL: nowhere */
+    unsigned workers;  /* FUSE worker threads; 0 = default */
 };
 
 /*

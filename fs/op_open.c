@@ -59,13 +59,12 @@ static void fill_info(struct fuse_file_info *fi, struct handle *h)
         !h->db || h->own || (h->kind != FILE_MAIN && h->kind != FILE_WAL && h->kind != FILE_SHM);
 }
 
-static void set_database(struct handle *h, const struct ident *id, bool own)
+static void set_database(struct fs *fs, struct handle *h, const struct ident *id, bool own)
 {
     h->own = own;
     if (!id)
         return;
-    h->db = id->db;
-    h->kind = id->kind;
+    handle_is_of(fs, h, id->db, id->kind);
     h->file = database_opened(h->db, h->kind, own);
 }
 
@@ -121,7 +120,7 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    set_database(h, id, own);
+    set_database(fs, h, id, own);
     fill_info(fi, h);
     if (fuse_reply_open(req, fi))
         end_handle(fs, h);
@@ -170,7 +169,7 @@ static int create_handle(fuse_req_t req, struct inode *parent, const char *name,
     if (now != id)
         ident_free(id);
     if (!err) {
-        set_database(*out, now, ops_own(req));
+        set_database(fs, *out, now, ops_own(req));
         return 0;
     }
     if (i)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "fs/db/own.h"
+#include "fs/ident.h"
 #include "fs/info.h"
 #include "ltx/base/err.h"
 
@@ -122,15 +123,22 @@ bool ops_own(fuse_req_t req)
     return own_contains(fuse_req_ctx(req)->pid);
 }
 
+double ops_attr_timeout(struct inode *i)
+{
+    const struct ident *id = atomic_load(&i->ident); /* a file that has been written to has one */
+    if (i->info || (id && id->kind == FILE_MAIN && !database_is_settled(id->db)))
+        return 0;
+    return OPS_TIMEOUT_S;
+}
+
 void ops_entry(struct fs *fs, struct inode *i, const char *name, const struct stat *st,
                struct fuse_entry_param *out)
 {
-    double timeout = info_is_name(name) ? 0 : OPS_TIMEOUT_S;
     *out = (struct fuse_entry_param){
         .ino = i == fs->inodes.root ? FUSE_ROOT_ID : (fuse_ino_t)(uintptr_t)i,
         .attr = *st,
-        .attr_timeout = timeout,
-        .entry_timeout = timeout,
+        .attr_timeout = ops_attr_timeout(i),
+        .entry_timeout = info_is_name(name) ? 0 : OPS_TIMEOUT_S,
     };
 }
 

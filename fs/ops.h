@@ -44,6 +44,13 @@ int ops_child_path(struct fs *fs, const struct inode *parent, const char *name, 
 
 bool ops_own(fuse_req_t req); /* the daemon itself is asking, through its own mount */
 
+/*
+ * How long the kernel may believe the attributes, in seconds. Not at all those of a database file that
+ * holds part of a transaction: a reader whose transaction begins after our death must not get as far
+ * as reading it (expire.h).
+ */
+double ops_attr_timeout(struct inode *i);
+
 /* The entry that is replied for an inode; its name decides how long the kernel may believe it. */
 void ops_entry(struct fs *fs, struct inode *i, const char *name, const struct stat *st,
                struct fuse_entry_param *out);

@@ -132,6 +132,7 @@ static int start_mount(struct daemon *d)
 {
     const struct config *c = d->config;
     struct mount_options options = {
+        .roll = d->supervisor.guard.roll,
         .mountpoint = c->mount,
         .fsname = c->data,
         .catalog = d->catalog,

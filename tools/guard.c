@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,7 +30,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/expire.h"
 #include "fs/refuse.h"
+#include "fs/roll.h"
 #include "ltx/base/err.h"
 
 struct guard_shared {
@@ -110,6 +113,28 @@ static int take_device(const struct guard *g)
     return device;
 }
 
+/* Nobody answers the connection any more: see expire.h and refuse.h for the order. `daemon` is -1 if it
+ * has let go of the mount itself. */
+static void bid_farewell(struct guard *g, int device, int daemon)
+{
+    expire_attributes(g->roll, device);
+    if (daemon >= 0)
+        cut(g->shared); /* else its minor number may be another mount's by now */
+    pid_t pid = fork();
+    if (pid == 0) {
+        expire_walindexes(g->roll, device);
+        _exit(0);
+    }
+    /* Where it was cut, there is nothing to refuse. */
+    if (daemon >= 0)
+        refuse_requests(device, daemon, g->shared->mountpoint);
+    int child = pid > 0 ? pidfd_open(pid, 0) : -1;
+    if (child >= 0)
+        refuse_requests(device, child, g->shared->mountpoint);
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+}
+
 static _Noreturn void watch(struct guard *g, int daemon)
 {
     struct guard_shared *s = g->shared;
@@ -119,13 +144,12 @@ static _Noreturn void watch(struct guard *g, int daemon)
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     prctl(PR_SET_NAME, "tandemfs-guard");
-    if (pthread_mutex_lock(&s->alive) == EOWNERDEAD) {
+    bool killed = pthread_mutex_lock(&s->alive) == EOWNERDEAD;
+    int device = take_device(g);
+    if (device >= 0)
+        bid_farewell(g, device, killed ? daemon : -1);
+    else if (killed)
         cut(s);
-        /* Where that succeeded, there is nothing to refuse. */
-        int device = take_device(g);
-        if (device >= 0 && daemon >= 0)
-            refuse_requests(device, daemon, s->mountpoint);
-    }
     _exit(0);
 }
 
@@ -151,6 +175,11 @@ int guard_start(struct guard *g)
     int err = make_shared(&g->shared);
     if (err)
         return err;
+    g->roll = roll_new();
+    if (!g->roll) {
+        guard_stop(g);
+        return -ERR_NOMEM;
+    }
     /* A number could be somebody else's by then; -1 (a kernel without) leaves cutting alone. */
     int daemon = pidfd_open(getpid(), 0);
     if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, g->sockets) != 0) {
@@ -172,6 +201,17 @@ out:
     return err;
 }
 
+/* Lets it do what is left to do, and waits for its end. */
+static void dismiss(struct guard *g)
+{
+    if (g->pid <= 0)
+        return;
+    pthread_mutex_unlock(&g->shared->alive);
+    while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    g->pid = 0;
+}
+
 void guard_mounted(struct guard *g, const char *mountpoint, int device)
 {
     struct stat st;
@@ -188,9 +228,7 @@ void guard_unmounted(struct guard *g)
     if (!g->shared)
         return;
     atomic_store(&g->shared->device, 0);
-    int device = take_device(g);
-    if (device >= 0)
-        close(device);
+    dismiss(g);
 }
 
 void guard_cut(struct guard *g)
@@ -203,10 +241,8 @@ void guard_stop(struct guard *g)
 {
     if (!g->shared)
         return;
-    pthread_mutex_unlock(&g->shared->alive);
-    if (g->pid > 0)
-        while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+    dismiss(g);
+    roll_free(g->roll);
     munmap(g->shared, sizeof *g->shared);
     for (int i = 0; i < 2; i++)
         if (g->sockets[i] >= 0)

@@ -14,11 +14,16 @@
  * not to be had; then this process answers in the daemon's place, each request with ENOTCONN, until
  * the daemon has gone, and lets go of the last descriptor of the connection, which ends it.
  *
+ * Files that clients still have open on the mount serve no transaction from then on that begins later, however
+ * the daemon ended: see fs/expire.h. That is done here because the locks of a killed daemon, which keep
+ * readers from half a record, end with it.
+ *
  * guard_start before any thread exists, by the thread that lives longest; guard_mounted;
  * guard_unmounted; guard_stop by the same thread.
  */
 struct guard {
     struct guard_shared *shared; /* with the process that watches */
+    struct roll *roll; /* the files that are open on the mount; with the process that watches */
     pid_t pid;
     int sockets[2]; /* what is sent into the first waits in the second, which both processes have */
 };
@@ -26,7 +31,10 @@ struct guard {
 int guard_start(struct guard *g);
 /* The mount answers, at this absolute path; `device` is the descriptor of its connection. */
 void guard_mounted(struct guard *g, const char *mountpoint, int device);
-/* Lets go of the connection too: an orderly end is not complete without. */
+/*
+ * The mount was closed in good order: what clients still have open ends too, and the connection. Waits for
+ * that. By the thread that started; the guard has ended then.
+ */
 void guard_unmounted(struct guard *g);
 /* Cuts the connection now. Any thread; does nothing if there is no mount. */
 void guard_cut(struct guard *g);

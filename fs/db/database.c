@@ -199,6 +199,15 @@ static int sync_main(struct database *db, int fd)
     return log_holds_it ? database_sync_log(db) : file_sync_data(fd);
 }
 
+bool database_is_settled(struct database *db)
+{
+    if (db->applying || !mutex_try(&db->mutex))
+        return false;
+    bool settled = !dirty_any(&db->dirty);
+    mutex_unlock(&db->mutex);
+    return settled;
+}
+
 bool database_is_synced(struct database *db, enum file_kind kind)
 {
     mutex_lock(&db->mutex);

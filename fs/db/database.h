@@ -66,6 +66,9 @@ int database_before_write(struct database *db, enum file_kind kind, bool own, in
                           size_t n);
 int database_after_write(struct database *db, enum file_kind kind, bool own, int64_t off, size_t n);
 
+/* False if its file holds, or may hold, part of a transaction or of a checkpoint of our own. Does not wait. */
+bool database_is_settled(struct database *db);
+
 /* Around ftruncate, also O_TRUNC. */
 int database_before_truncate(struct database *db, enum file_kind kind, bool own, int64_t size);
 int database_after_truncate(struct database *db, enum file_kind kind, bool own, int64_t size);

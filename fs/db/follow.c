@@ -232,6 +232,7 @@ void follow_stop(struct follow *f)
         if (!a)
             continue;
         replica_close(&a->replica);
+        a->replica.db->applying = false;
         catalog_put(a->replica.db);
         free(a);
     }

@@ -393,7 +393,7 @@ int replica_apply(struct replica *r)
 {
     r->db->applying = true;
     int err = apply_all(r);
-    r->db->applying = false;
+    r->db->applying = r->torn;
     return err;
 }
 

@@ -102,6 +102,15 @@ void mutex_lock(struct mutex *m)
     check_taken(m);
 }
 
+bool mutex_try(struct mutex *m)
+{
+    int rc = pthread_mutex_trylock(&m->raw);
+    ASSERT(rc == 0 || rc == EBUSY, "a mutex can be tried");
+    if (rc == 0)
+        check_taken(m);
+    return rc == 0;
+}
+
 void mutex_unlock(struct mutex *m)
 {
     check_released(m);

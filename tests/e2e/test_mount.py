@@ -292,6 +292,11 @@ def a_killed_replica_of_an_ordinary_user_ends_at_once(scratch):
                 reader = scratch.popen(["sqlite3", replica.db("app.db"), "BEGIN; SELECT count(*) FROM acct;",
                                         ".shell sleep 3", "SELECT count(*) FROM acct;"],
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **become)
+                served = scratch.popen(["sqlite3", "-readonly", replica.db("app.db")], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", **become)
+                served.stdin.write(b"SELECT 'served', count(*) FROM acct;\n")
+                served.stdin.flush()
+                equal(served.stdout.readline(), b"served|50\n", "what a connection sees")
                 time.sleep(0.2)
                 began = time.monotonic()
                 replica.kill9()
@@ -299,6 +304,9 @@ def a_killed_replica_of_an_ordinary_user_ends_at_once(scratch):
                 need(seconds < 5, "the killed daemon took %.1f s to end", seconds)
                 need(_lock_is_free(replica), "the lock of the data folder is still held")
                 need(read() != "ok\n", "a mount without a daemon answers")
+                time.sleep(1)  # the kernel forgets a moment after the daemon's end
+                said = served.communicate(b"SELECT 'served', count(*) FROM acct;\n", timeout=20)[0].decode()
+                need("served" not in said and "rror" in said, "a connection is served without a daemon: %s", said)
                 reader.wait(20)
                 start()
                 equal(len(mounts_below(replica.mount)), 1, "mounts at the same place")
