@@ -8,6 +8,7 @@
 
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/base/sparse.h"
 #include "ltx/pagespool.h"
 
 /* Pages that lie side by side are written together, up to this many bytes. */
@@ -85,7 +86,7 @@ static int encode_spool(struct pagespool *spool, const struct ltx_header *header
 }
 
 struct run {
-    int fd;
+    struct sparse file;
     uint32_t page_size;
     uint8_t *bytes;
     size_t len, room;
@@ -97,7 +98,7 @@ static int run_flush(struct run *r)
     if (r->len == 0)
         return 0;
     int64_t end = (int64_t)(r->next - 1) * r->page_size;
-    int rc = file_write(r->fd, r->bytes, r->len, end - (int64_t)r->len);
+    int rc = sparse_write(&r->file, r->bytes, r->len, end - (int64_t)r->len);
     r->len = 0;
     return rc;
 }
@@ -170,14 +171,16 @@ int apply_record_to_file(struct ltx_source source, int fd, char *why, size_t why
     int rc = ltx_verify(source, &h, NULL, why, why_size);
     if (rc < 0)
         return rc;
-    struct run r = {.fd = fd, .page_size = h.page_size, .room = RUN_BYTES};
+    struct run r = {.page_size = h.page_size, .room = RUN_BYTES};
     r.bytes = malloc(r.room);
     struct ltx_decoder d = {0};
     rc = r.bytes == NULL ? -ERR_NOMEM : ltx_decode_begin(&d, source);
     if (rc == 0)
+        rc = sparse_begin(&r.file, fd);
+    if (rc == 0)
         rc = apply_pages(&d, &r);
     if (rc == 0)
-        rc = file_truncate(fd, (int64_t)h.commit * h.page_size);
+        rc = sparse_set_size(&r.file, (int64_t)h.commit * h.page_size);
     if (rc < 0 && why != NULL)
         snprintf(why, why_size, "%s", d.fault[0] != '\0' ? d.fault : err_text(rc));
     ltx_decode_fini(&d);

@@ -11,6 +11,7 @@
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/base/sparse.h"
 
 #define FIRST_SLOTS 64u
 
@@ -68,7 +69,7 @@ static int start_again(struct pagespool *p, uint32_t page_size)
     p->slots = 0;
     p->order_len = 0;
     p->page_size = page_size;
-    return file_truncate(p->fd, 0);
+    return sparse_set_size(&p->file, 0);
 }
 
 /* Where the filesystem knows no O_TMPFILE: a file of a random name that is unlinked at once. */
@@ -101,7 +102,7 @@ int pagespool_open(struct pagespool *p, int dirfd, uint32_t page_size)
         rc = open_unlinked(dirfd, &fd);
     if (rc < 0)
         return rc;
-    *p = (struct pagespool){.fd = fd, .page_size = page_size};
+    *p = (struct pagespool){.file = {.fd = fd}, .page_size = page_size};
     return 0;
 }
 
@@ -109,11 +110,11 @@ void pagespool_close(struct pagespool *p)
 {
     /* A zeroed spool was never opened: descriptor 0 is not its own. */
     if (p->page_size != 0)
-        (void)file_close(p->fd);
+        (void)file_close(p->file.fd);
     free(p->pgno_of);
     free(p->hash);
     free(p->order);
-    *p = (struct pagespool){.fd = -1};
+    *p = (struct pagespool){.file = {.fd = -1}};
 }
 
 int pagespool_put(struct pagespool *p, uint32_t pgno, const void *page)
@@ -127,7 +128,7 @@ int pagespool_put(struct pagespool *p, uint32_t pgno, const void *page)
     uint32_t i = hash_find(p, pgno);
     bool known = p->hash[i] != 0;
     uint32_t slot = known ? p->hash[i] - 1 : p->slots;
-    int rc = file_write(p->fd, page, p->page_size, slot_offset(p, slot));
+    int rc = sparse_write(&p->file, page, p->page_size, slot_offset(p, slot));
     if (rc < 0 || known)
         return rc;
     p->pgno_of[slot] = pgno;
@@ -190,8 +191,11 @@ int pagespool_read(struct pagespool *p, uint32_t i, uint32_t *pgno, void *page)
 {
     ASSERT(i < p->order_len, "a sorted spool is read within its length");
     uint32_t slot = p->order[i];
-    int rc = file_read(p->fd, page, p->page_size, slot_offset(p, slot));
-    if (rc == 0)
-        *pgno = p->pgno_of[slot];
-    return rc;
+    size_t got;
+    int rc = file_read_some(p->file.fd, page, p->page_size, slot_offset(p, slot), &got);
+    if (rc < 0)
+        return rc;
+    memset((uint8_t *)page + got, 0, p->page_size - got); /* zeros were left out */
+    *pgno = p->pgno_of[slot];
+    return 0;
 }

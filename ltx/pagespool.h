@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "ltx/base/sparse.h"
 #include "ltx/decode.h"
 
 /*
@@ -12,7 +13,7 @@
  * and merged records. One thread at a time.
  */
 struct pagespool {
-    int fd;
+    struct sparse file; /* zeros are left out */
     uint32_t page_size;
     uint32_t *pgno_of; /* by slot */
     uint32_t *hash;    /* page number -> slot + 1 */

@@ -11,6 +11,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
+#include "ltx/base/sparse.h"
 #include "ltx/checksum.h"
 
 /* A page that a transaction is changing is asked for again, this long. */
@@ -26,7 +27,7 @@
 struct copy {
     struct store *store;
     struct ledger *ledger;
-    int fd;
+    struct sparse file;
     struct txlog_pin pin;
     struct position at;
     uint32_t page_size, commit;
@@ -47,7 +48,7 @@ static int put_page(struct copy *c, uint32_t pgno)
     int rc = pagesums_set(&c->sums, pgno, checksum_page(pgno, c->page, c->page_size));
     if (rc < 0)
         return rc;
-    return file_write(c->fd, c->page, c->page_size, (int64_t)(pgno - 1) * c->page_size);
+    return sparse_write(&c->file, c->page, c->page_size, (int64_t)(pgno - 1) * c->page_size);
 }
 
 /* One page, waited for while it is changing. -ERR_NOTFOUND: the database has become smaller. */
@@ -101,7 +102,7 @@ static int apply_record(struct copy *c, struct txlog_entry *e)
     struct ltx_decoder d = {0};
     int rc = ltx_decode_begin(&d, txlog_entry_source(e));
     if (rc == 0 && (d.header.page_size != c->page_size || d.header.commit == 0)) {
-        rc = file_truncate(c->fd, 0);
+        rc = sparse_set_size(&c->file, 0);
         if (rc == 0)
             rc = pagesums_resize(&c->sums, 0);
         c->page_size = d.header.page_size;
@@ -183,7 +184,7 @@ static int verify(const struct copy *c)
 
 static int attempt(struct copy *c)
 {
-    int rc = file_truncate(c->fd, 0);
+    int rc = sparse_set_size(&c->file, 0);
     if (rc == 0)
         rc = pagesums_resize(&c->sums, 0);
     if (rc == 0)
@@ -201,7 +202,7 @@ static int attempt(struct copy *c)
     if (rc == 0)
         rc = verify(c);
     if (rc == 0)
-        rc = file_truncate(c->fd, (int64_t)c->commit * c->page_size);
+        rc = sparse_set_size(&c->file, (int64_t)c->commit * c->page_size);
     return rc;
 }
 
@@ -244,8 +245,12 @@ int snapshot_database(struct store *s, struct ledger *l, int fd, struct position
                       uint32_t *page_size, uint32_t *commit, snapshot_progress *progress, void *ctx,
                       const volatile bool *cancel)
 {
-    struct copy c = {
-        .store = s, .ledger = l, .fd = fd, .progress = progress, .ctx = ctx, .cancel = cancel};
+    struct copy c = {.store = s,
+                     .ledger = l,
+                     .file = {.fd = fd},
+                     .progress = progress,
+                     .ctx = ctx,
+                     .cancel = cancel};
     c.page = malloc(LTX_MAX_PAGE_SIZE);
     int rc = c.page == NULL ? -ERR_NOMEM : -ERR_POSITION;
     for (int i = 0; i < ATTEMPTS && rc == -ERR_POSITION; i++)

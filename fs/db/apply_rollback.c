@@ -13,6 +13,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
+#include "ltx/base/sparse.h"
 
 /*
  * A record in place, under SQLite's own PENDING/EXCLUSIVE protocol. No journal is needed: the log
@@ -104,14 +105,17 @@ static int write_record(struct replica *r, struct txlog_entry *e)
     r->torn = true;
     struct ltx_decoder d = {0};
     uint8_t *page = malloc(e->page_size);
+    struct sparse file;
     uint32_t pgno;
     int more = 0, err = page ? ltx_decode_begin(&d, txlog_entry_source(e)) : -ERR_NOMEM;
+    if (!err)
+        err = sparse_begin(&file, r->main_fd);
     while (!err && (more = ltx_decode_page(&d, &pgno, page)) == 1)
-        err = file_write(r->main_fd, page, e->page_size, (int64_t)(pgno - 1) * e->page_size);
+        err = sparse_write(&file, page, e->page_size, (int64_t)(pgno - 1) * e->page_size);
     if (!err && more < 0)
         err = more;
     if (!err)
-        err = file_truncate(r->main_fd, (int64_t)e->commit * e->page_size);
+        err = sparse_set_size(&file, (int64_t)e->commit * e->page_size);
     ltx_decode_fini(&d);
     free(page);
     if (!err)

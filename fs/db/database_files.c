@@ -79,6 +79,12 @@ int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, v
     return err;
 }
 
+int database_pages_read(void *ctx, uint32_t pgno, void *page)
+{
+    struct database_pages *p = ctx;
+    return database_read_main(p->db, p->page_size, pgno, page);
+}
+
 int database_sync_names(struct database *db)
 {
     char path[DATABASE_PATH_MAX];

@@ -95,6 +95,12 @@ void database_file_path(const struct database *db, enum file_kind kind,
 int database_sync_names(struct database *db);
 /* One page of the database file; what lies beyond its end reads as zero. */
 int database_read_main(struct database *db, uint32_t page_size, uint32_t pgno, void *page);
+/* The same as a callback, whose `ctx` is one of these. */
+struct database_pages {
+    struct database *db;
+    uint32_t page_size;
+};
+int database_pages_read(void *ctx, uint32_t pgno, void *page);
 /* Page size of the last record, 0 if there is none. */
 uint32_t database_page_size(struct database *db);
 /* db->ledger, created if there is none yet. */

@@ -9,8 +9,9 @@
 
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
-#include "fs/db/freelist.h"
 #include "fs/db/header.h"
+#include "fs/db/leftover.h"
+#include "fs/db/playback.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -36,55 +37,6 @@
  *
  * It may be interrupted at any point and begun again.
  */
-
-struct playback {
-    int fd;
-    bool hot;              /* there was a journal to play back */
-    struct ledger *ledger; /* knows what the pages were; NULL: nobody does */
-    struct dirty touched;
-};
-
-/*
- * What a transaction that has no record began with is what the last record left. A journal may be of an
- * earlier one all the same, or of several: that a commit has finished it need not be on disk, and
- * what the next one has written over it may be there in part. What an earlier one has changed is redone.
- */
-static int put_back(void *ctx, uint32_t pgno, const void *page, uint32_t page_size)
-{
-    struct playback *p = ctx;
-    dirty_add_page(&p->touched, pgno);
-    if (p->ledger && checksum_page(pgno, page, page_size) != ledger_page_sum(p->ledger, pgno))
-        return 0;
-    return file_write(p->fd, page, page_size, (int64_t)(pgno - 1) * page_size);
-}
-
-static int put_size_back(void *ctx, uint32_t page_count, uint32_t page_size)
-{
-    struct playback *p = ctx;
-    return file_truncate(p->fd, (int64_t)page_count * page_size);
-}
-
-static int play_journal_back(struct database *db, struct playback *p)
-{
-    char path[DATABASE_PATH_MAX];
-    int fd;
-    uint32_t pages = 0;
-    database_file_path(db, FILE_JOURNAL, path);
-    int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
-    if (err)
-        return err == -ERR_NOTFOUND ? 0 : err;
-    err = journal_look(fd, &p->hot);
-    if (!err && p->hot)
-        err = journal_play_back(
-            fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p},
-            &pages);
-    file_close(fd);
-    if (p->hot && !err)
-        log_info("recover",
-                 "%s: %u pages of an unfinished transaction were put back from its journal",
-                 db->path, pages);
-    return err;
-}
 
 static int remove_file(struct database *db, enum file_kind kind)
 {
@@ -147,7 +99,7 @@ int recover_stranger(struct catalog *c, const char *path)
     mutex_lock(&db->mutex);
     int err = file_open(c->tree_dirfd, path, O_RDWR | O_NOFOLLOW, 0, &p.fd);
     if (!err)
-        err = play_journal_back(db, &p);
+        err = playback_run(db, &p);
     if (!err && p.hot)
         err = file_sync_data(p.fd);
     if (!err && p.hot)
@@ -187,146 +139,6 @@ static int redo(struct database *db, int fd, const struct ledger_info *info, uin
     return err == -ERR_NOTFOUND && *records > 0 ? 0 : err;
 }
 
-struct whole_file {
-    struct database *db;
-    uint32_t page_size;
-};
-
-static int read_whole(void *ctx, uint32_t pgno, void *page)
-{
-    struct whole_file *w = ctx;
-    return database_read_main(w->db, w->page_size, pgno, page);
-}
-
-/* Pages that differ from the ledger, and how many of them are unused. */
-struct wrong {
-    struct whole_file *file;
-    struct dirty pages;
-    uint32_t found;
-};
-
-static int is_wrong_leaf(void *ctx, uint32_t pgno)
-{
-    struct wrong *w = ctx;
-    for (uint32_t i = 0; i < w->pages.len; i++)
-        w->found += w->pages.pgno[i] == pgno;
-    return 0;
-}
-
-static int read_for_wrong(void *ctx, uint32_t pgno, void *page)
-{
-    struct wrong *w = ctx;
-    return read_whole(w->file, pgno, page);
-}
-
-/*
- * Pages that came from the journal and not from a record must be what the ledger says. But for unused ones:
- * SQLite may have journaled what its cache had of them, and not what was in the file.
- */
-static int check_touched(struct database *db, const struct ledger_info *info, struct dirty *touched)
-{
-    struct whole_file file = {.db = db, .page_size = info->page_size};
-    struct wrong wrong = {.file = &file};
-    uint8_t *page = malloc(LTX_MAX_PAGE_SIZE);
-    int err = page ? 0 : -ERR_NOMEM;
-    dirty_sort(touched);
-    for (uint32_t i = 0; !err && i < touched->len; i++) {
-        uint32_t pgno = touched->pgno[i];
-        if (pgno > info->commit)
-            break;
-        err = database_read_main(db, info->page_size, pgno, page);
-        if (!err && checksum_page(pgno, page, info->page_size) != ledger_page_sum(db->ledger, pgno))
-            dirty_add_page(&wrong.pages, pgno);
-    }
-    free(page);
-    if (!err && wrong.pages.all) /* there was no room to note them */
-        err = -ERR_NOMEM;
-    if (!err && wrong.pages.len > 0) {
-        struct freelist_walk walk = {.read = read_for_wrong, .visit = is_wrong_leaf, .ctx = &wrong};
-        err = freelist_leaves(walk, info->page_size, info->commit);
-        if (!err && wrong.found != wrong.pages.len)
-            err = -ERR_CHECKSUM;
-    }
-    dirty_fini(&wrong.pages);
-    return err;
-}
-
-/* Marks a page that differs from the ledger as dirty. */
-static int compare_page(struct whole_file *w, uint32_t pgno, uint8_t *page)
-{
-    if (pgno == ltx_lock_pgno(w->page_size))
-        return 0;
-    int err = database_read_main(w->db, w->page_size, pgno, page);
-    if (!err && checksum_page(pgno, page, w->page_size) != ledger_page_sum(w->db->ledger, pgno))
-        dirty_add_page(&w->db->dirty, pgno);
-    return err;
-}
-
-static int compare_file(struct database *db, const struct ledger_info *info)
-{
-    struct whole_file w = {.db = db, .page_size = info->page_size};
-    uint8_t *page = malloc(info->page_size);
-    int err = page ? 0 : -ERR_NOMEM;
-    for (uint32_t pgno = 1; !err && pgno <= info->commit; pgno++)
-        err = compare_page(&w, pgno, page);
-    free(page);
-    return err;
-}
-
-static int compare_leaf(void *ctx, uint32_t pgno)
-{
-    uint8_t page[LTX_MAX_PAGE_SIZE];
-    return compare_page(ctx, pgno, page);
-}
-
-/* A journal does not bring back the bytes of pages that were unused before its transaction. */
-static int take_in_unused_pages(struct database *db, const struct ledger_info *info)
-{
-    struct whole_file w = {.db = db, .page_size = info->page_size};
-    struct freelist_walk walk = {.read = read_whole, .visit = compare_leaf, .ctx = &w};
-    int err = freelist_leaves(walk, info->page_size, info->commit);
-    db->leftover = dirty_any(&db->dirty);
-    if (!err && db->leftover) /* the journal goes; a start after another crash must know of it */
-        err = ledger_set_unclean(db->ledger, true);
-    return err;
-}
-
-/* A commit that shrinks the database cuts the file only afterwards. Page 1 tells whether it did. */
-static int cut_tail(struct database *db, const struct ledger_info *info, int fd, int64_t *size)
-{
-    int64_t want = (int64_t)info->commit * info->page_size;
-    uint8_t *page = malloc(info->page_size);
-    int err = page ? database_read_main(db, info->page_size, 1, page) : -ERR_NOMEM;
-    if (!err && *size > want &&
-        checksum_page(1, page, info->page_size) == ledger_page_sum(db->ledger, 1)) {
-        err = file_truncate(fd, want);
-        *size = want;
-    }
-    free(page);
-    return err;
-}
-
-/* The file was being changed without a journal when the daemon died: what it holds now is what its
- * clients see. */
-static int take_in_changes(struct database *db, const struct ledger_info *info, int fd,
-                           int64_t size)
-{
-    int err = cut_tail(db, info, fd, &size);
-    if (err)
-        return err;
-    if (size != (int64_t)info->commit * info->page_size)
-        db->dirty.all = true;
-    else
-        err = compare_file(db, info);
-    db->leftover = dirty_any(&db->dirty);
-    if (db->leftover)
-        log_warn("recover",
-                 "%s: holds changes that have no record; they are recorded when this node is the "
-                 "primary",
-                 db->path);
-    return err;
-}
-
 /* S may not pass a journal that would come back, nor a file whose name would go again. */
 static int move_recovery_position(struct database *db, struct position to)
 {
@@ -364,21 +176,6 @@ static int recover_deleted(struct database *db, const struct ledger_info *info)
     return err ? err : move_recovery_position(db, info->last);
 }
 
-/*
- * Changes without a journal that have no record yet would be undone in part by a redo, and the rest
- * of them would stay. If the machine has been running all the time the file is what the clients saw,
- * with every record in it, but for those that were in the WAL.
- */
-static bool file_is_newer(struct database *db)
-{
-    char path[DATABASE_PATH_MAX];
-    struct stat st;
-    if (!db->catalog->same_boot || !ledger_is_unclean(db->ledger))
-        return false;
-    database_file_path(db, FILE_WAL, path);
-    return fstatat(database_tree(db), path, &st, AT_SYMLINK_NOFOLLOW) != 0 || st.st_size == 0;
-}
-
 /* Do the records after S make the whole database, because there was none in between? */
 static bool log_has_all(struct database *db, const struct ledger_info *info)
 {
@@ -408,14 +205,6 @@ static int make_anew(struct database *db, int *fd)
     return err ? err : file_open(database_tree(db), path, O_RDWR | O_CREAT | O_NOFOLLOW, 0644, fd);
 }
 
-/* It was marked before it got another name (database_will_move), and what was to follow did not. */
-static int take_in_absence(struct database *db)
-{
-    db->dirty.all = db->leftover = true;
-    log_warn("recover", "%s: is gone; that is recorded when this node is the primary", db->path);
-    return 0;
-}
-
 static int recover_file(struct database *db, const struct ledger_info *info)
 {
     char path[DATABASE_PATH_MAX];
@@ -428,15 +217,15 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     bool lost = err == -ERR_NOTFOUND, unclean = ledger_is_unclean(db->ledger);
     bool moved = lost && unclean && (db->catalog->same_boot || !log_has_all(db, info));
     if (moved)
-        return take_in_absence(db);
+        return leftover_take_in_absence(db);
     if (lost && log_has_all(db, info))
         err = make_anew(db, &p.fd);
     if (err)
         return err;
     if (!info->damaged && !unclean)
         p.ledger = db->ledger;
-    err = play_journal_back(db, &p);
-    bool newer = !lost && file_is_newer(db);
+    err = playback_run(db, &p);
+    bool newer = !lost && leftover_is_newer(db);
     if (!err && !newer)
         err = redo(db, p.fd, info, &records);
     if (!err)
@@ -444,7 +233,7 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (err)
         goto out;
     if (newer || unclean) {
-        err = take_in_changes(db, info, p.fd, size);
+        err = leftover_take_in(db, info, p.fd, size);
     } else {
         int64_t want = (int64_t)info->commit * info->page_size;
         if (size != want)
@@ -452,9 +241,9 @@ static int recover_file(struct database *db, const struct ledger_info *info)
         if (!info->damaged)
             dirty_add_page(&p.touched, 1); /* every start looks at the header */
         if (!err)
-            err = check_touched(db, info, &p.touched);
+            err = playback_check(db, info, &p.touched);
         if (!err && p.hot)
-            err = take_in_unused_pages(db, info);
+            err = leftover_take_in_unused(db, info);
     }
     /* What was redone can be redone again: the settler syncs it and moves S, when clients are served
      * already. A journal, or changes that have no record, cannot. */
@@ -466,8 +255,8 @@ static int recover_file(struct database *db, const struct ledger_info *info)
     if (!err)
         err = leave_empty_wal(db, p.fd);
     if (!err && info->damaged)
-        err = ledger_rebuild_sums(db->ledger, read_whole,
-                                  &(struct whole_file){.db = db, .page_size = info->page_size});
+        err = ledger_rebuild_sums(db->ledger, database_pages_read,
+                                  &(struct database_pages){.db = db, .page_size = info->page_size});
     if (!err && !later && !position_equal(info->recovery, info->last))
         err = move_recovery_position(db, info->last);
     if (!err && records > 0)

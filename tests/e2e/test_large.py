@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A database that grows across 1 GiB, where SQLite leaves out the page of its locks."""
+"""Databases that are large: across 1 GiB, where SQLite leaves out the page of its locks, and far beyond."""
 import contextlib
 import os
+import sqlite3
+import struct
+import subprocess
 
 from lib import check
 from lib.case import equal, need, test
-from lib.cluster import Cluster
+from lib.cluster import Cluster, Node
 
 GIB = 1 << 30
 
@@ -44,3 +47,60 @@ def a_database_that_crosses_one_gib_replicates(scratch, mode):
             equal(db.execute("SELECT count(*) FROM big").fetchone(), (500,), "rows")
         need(len(check.same_everywhere(c, "app.db")) < GIB, "it has not shrunk")
         need(os.path.getsize(c[1].db("app.db")) > 0, "there is a file")
+
+
+def make_sparse(path, size, wal):
+    """A database of that many bytes in which nearly all pages are free, and holes: as after punching out what was deleted."""
+    page, leaves = 65536, 16000
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA page_size=%d" % page)
+        db.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+        db.execute("INSERT INTO t(b) VALUES('before')")
+        db.commit()
+        used = db.execute("PRAGMA page_count").fetchone()[0]
+    count = size // page
+    free = [pgno for pgno in range(used + 1, count + 1) if pgno != GIB // page + 1]
+    with open(path, "r+b") as f:
+        f.truncate(count * page)
+        trunks = free[::leaves + 1]
+        for i, trunk in enumerate(trunks):
+            its = free[i * (leaves + 1) + 1:(i + 1) * (leaves + 1)]
+            f.seek((trunk - 1) * page)
+            f.write(struct.pack(">II%dI" % len(its), trunks[i + 1] if i + 1 < len(trunks) else 0, len(its), *its))
+        f.seek(18)
+        f.write(bytes([2, 2] if wal else [1, 1]))
+        f.seek(28)
+        f.write(struct.pack(">III", count, free[0], len(free)))
+
+
+def stored(path):
+    return os.stat(path).st_blocks * 512
+
+
+@test(limit=1500, each=("wal", "delete"), full=True)
+def a_sparse_database_of_a_hundred_gb_replicates(scratch, mode):
+    size, source = 100 * 10**9 // 65536 * 65536, scratch.join("source.db")
+    make_sparse(source, size, mode == "wal")
+    with Cluster(scratch) as c:
+        subprocess.run(["cp", "--sparse=always", source, c[0].db("app.db")], check=True)
+        c.wait_level("app.db", limit=600)
+        for _ in range(2):
+            for i in range(20):
+                c[0].sql("app.db", "INSERT INTO t(b) VALUES(randomblob(%d))" % (100000 * i), timeout=60)
+            c.wait_level("app.db", limit=60)
+            for node in c.nodes:
+                rows = node.sql("app.db", "SELECT count(*), sum(length(b)) FROM t")
+                equal(rows, c[0].sql("app.db", "SELECT count(*), sum(length(b)) FROM t"), "rows")
+                equal(node.sql("app.db", "PRAGMA integrity_check", timeout=60), [("ok",)], "integrity")
+                equal(os.path.getsize(node.db("app.db")), size, "size")
+                need(stored(os.path.join(node.data, "tree", "app.db")) < GIB, "the file is not sparse on " + node.name)
+            for node in c.nodes:
+                node.kill9()
+                node.start()
+        # One that comes later gets it page by page.
+        late = Node(scratch, "late").start("--replica-of", c[0].listen, wait=False)
+        c.nodes.append(late)
+        late.wait_ready(limit=600)
+        c.wait_level("app.db", limit=600)
+        equal(late.sql("app.db", "PRAGMA integrity_check", timeout=60), [("ok",)], "integrity")
+        need(stored(os.path.join(late.data, "tree", "app.db")) < GIB, "the file is not sparse on the late node")

@@ -210,8 +210,13 @@ static void a_loss_of_power_with_synchronous_normal_leaves_a_commits_state(void 
 static void what_the_log_has_of_commits_without_a_journal_outlasts_a_loss_of_power(void **state)
 {
     (void)state;
-    sweep((struct setup){
-        .name = "MEMORY", .work = {WORK("MEMORY", 512)}, .settles = true, .unguarded = true});
+    struct setup setup = {
+        .name = "MEMORY", .work = {WORK("MEMORY", 512)}, .settles = true, .unguarded = true};
+    sweep(setup);
+    setup.name = "OFF";
+    setup.work.journal_mode = "OFF";
+    setup.work.no_rollback = true;
+    sweep(setup);
 }
 
 /* ---- databases that come and go ---- */

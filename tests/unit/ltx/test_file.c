@@ -9,12 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
+#include "ltx/base/sparse.h"
 
 /* The n-th call through the table fails; each transfer is interrupted and short before it is
  * complete. */
@@ -174,6 +176,39 @@ static void space_is_allocated_without_fallocate_too(void **state)
     assert_int_equal(file_close(fd), 0);
 }
 
+static void zeros_beyond_the_end_are_left_out(void **state)
+{
+    static uint8_t page[65536], got[65536];
+    struct sparse s;
+    struct stat st;
+    int fd;
+    (void)state;
+    assert_int_equal(file_open(dirfd_, "sparse", O_RDWR | O_CREAT, 0600, &fd), 0);
+    assert_int_equal(sparse_begin(&s, fd), 0);
+    page[65535] = 1;
+    assert_int_equal(sparse_write(&s, page, sizeof page, 0), 0);
+    page[65535] = 0;
+    for (int64_t i = 1; i < 1000; i++)
+        assert_int_equal(sparse_write(&s, page, sizeof page, i * (int64_t)sizeof page), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, sizeof page);
+    /* Within the file they are written. */
+    assert_int_equal(sparse_write(&s, page, sizeof page, 0), 0);
+    assert_int_equal(file_read(fd, got, sizeof got, 0), 0);
+    assert_memory_equal(got, page, sizeof page);
+    page[7] = 7;
+    assert_int_equal(sparse_write(&s, page, sizeof page, 1000 * (int64_t)sizeof page), 0);
+    assert_int_equal(sparse_set_size(&s, 2000 * (int64_t)sizeof page), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 2000 * (int64_t)sizeof page);
+    assert_true(st.st_blocks * 512 < 10 * (int64_t)sizeof page);
+    page[7] = 0;
+    assert_int_equal(sparse_write(&s, page, sizeof page, 1000 * (int64_t)sizeof page), 0);
+    assert_int_equal(file_read(fd, got, sizeof got, 1000 * (int64_t)sizeof page), 0);
+    assert_memory_equal(got, page, sizeof page);
+    file_close(fd);
+}
+
 static void folders_are_made_with_their_parents(void **state)
 {
     (void)state;
@@ -220,6 +255,7 @@ int main(void)
                                         remove_dir),
         cmocka_unit_test_setup_teardown(space_is_allocated_without_fallocate_too, make_dir,
                                         remove_dir),
+        cmocka_unit_test_setup_teardown(zeros_beyond_the_end_are_left_out, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(folders_are_made_with_their_parents, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(a_replaced_file_is_old_or_new_whatever_call_fails, make_dir,
                                         remove_dir),
