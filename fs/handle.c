@@ -75,6 +75,14 @@ struct handle *handle_any(struct fs *fs, struct inode *i)
     return h;
 }
 
+bool handle_is_any(struct fs *fs, const struct inode *i)
+{
+    mutex_lock(&fs->inodes.mutex);
+    bool any = i->handles;
+    mutex_unlock(&fs->inodes.mutex);
+    return any;
+}
+
 void handle_info(struct fs *fs, struct handle *h, bool keep, char *text, size_t *len)
 {
     mutex_lock(&fs->inodes.mutex);
@@ -90,6 +98,7 @@ void handle_info(struct fs *fs, struct handle *h, bool keep, char *text, size_t 
 
 void handle_end_all(struct fs *fs)
 {
+    /* They stay in the roll: the guard reads it after this. */
     const struct inode_table *t = &fs->inodes;
     for (size_t s = 0; s < t->number_slots; s++)
         for (struct inode *i = t->by_number[s]; i; i = i->chain)

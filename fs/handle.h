@@ -42,6 +42,7 @@ void handle_put(struct fs *fs, struct handle *h);
 /* Any open handle of the inode that has a descriptor, counted (handle_put); NULL if there is none.
  */
 struct handle *handle_any(struct fs *fs, struct inode *i);
+bool handle_is_any(struct fs *fs, const struct inode *i); /* is it open? */
 
 /* Of an informational file: keeps the text for reads further on, or gives what was kept. Two may read
  * through one handle. */

@@ -56,7 +56,7 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (err)
         fuse_reply_err(req, err);
     else
-        fuse_reply_attr(req, &st, ops_attr_timeout(i));
+        fuse_reply_attr(req, &st, ops_attr_timeout(fs, i));
 }
 
 static int change_mode(struct fs *fs, const struct target *t, mode_t mode)
@@ -169,7 +169,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *want, int which,
     if (err)
         fuse_reply_err(req, err);
     else
-        fuse_reply_attr(req, &st, ops_attr_timeout(i));
+        fuse_reply_attr(req, &st, ops_attr_timeout(fs, i));
 }
 
 void op_statfs(fuse_req_t req, fuse_ino_t ino)

@@ -123,10 +123,13 @@ bool ops_own(fuse_req_t req)
     return own_contains(fuse_req_ctx(req)->pid);
 }
 
-double ops_attr_timeout(struct inode *i)
+double ops_attr_timeout(struct fs *fs, struct inode *i)
 {
-    const struct ident *id = atomic_load(&i->ident); /* a file that has been written to has one */
+    const struct ident *id = atomic_load(&i->ident);
     if (i->info || (id && id->kind == FILE_MAIN && !database_is_settled(id->db)))
+        return 0;
+    /* A rename takes it away for a while. A file that nobody has open holds no part of anything. */
+    if (!id && S_ISREG(i->type) && handle_is_any(fs, i))
         return 0;
     return OPS_TIMEOUT_S;
 }
@@ -137,7 +140,7 @@ void ops_entry(struct fs *fs, struct inode *i, const char *name, const struct st
     *out = (struct fuse_entry_param){
         .ino = i == fs->inodes.root ? FUSE_ROOT_ID : (fuse_ino_t)(uintptr_t)i,
         .attr = *st,
-        .attr_timeout = ops_attr_timeout(i),
+        .attr_timeout = ops_attr_timeout(fs, i),
         .entry_timeout = info_is_name(name) ? 0 : OPS_TIMEOUT_S,
     };
 }

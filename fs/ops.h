@@ -18,7 +18,8 @@ extern const struct fuse_lowlevel_ops fs_ops;
 
 /*
  * All access goes through the mount, so what the kernel knows stays right until the kernel itself
- * changes it. Only the names of informational files are asked for each time.
+ * changes it. Asked for each time are the names of informational files, and the attributes of a
+ * database file that holds part of a transaction.
  */
 #define OPS_TIMEOUT_S 86400.0
 
@@ -49,7 +50,7 @@ bool ops_own(fuse_req_t req); /* the daemon itself is asking, through its own mo
  * holds part of a transaction: a reader whose transaction begins after our death must not get as far
  * as reading it (expire.h).
  */
-double ops_attr_timeout(struct inode *i);
+double ops_attr_timeout(struct fs *fs, struct inode *i);
 
 /* The entry that is replied for an inode; its name decides how long the kernel may believe it. */
 void ops_entry(struct fs *fs, struct inode *i, const char *name, const struct stat *st,

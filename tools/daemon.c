@@ -228,6 +228,7 @@ static void stop(struct daemon *d)
         catalog_join(d->catalog);
     }
     if (d->mount_started) {
+        supervisor_unmounting(&d->supervisor);
         mount_quit(d->mount);
         mount_join(d->mount);
     }

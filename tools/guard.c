@@ -6,8 +6,8 @@
  * waitpid, a pidfd or a pipe tell it, comes after that: too late.)
  *
  * A duplicate of the connection's descriptor lies in a socket that both processes have. The guard
- * takes it out when the daemon has died, and the daemon does when it has unmounted: so the guard
- * cannot touch the device before, and the connection does not outlive an orderly end.
+ * takes it out when the daemon has died, or has unmounted and let go of the mutex: it cannot touch the device
+ * before, and with its own end the connection ends.
  */
 #include "tools/guard.h"
 
@@ -34,6 +34,9 @@
 #include "fs/refuse.h"
 #include "fs/roll.h"
 #include "ltx/base/err.h"
+
+#define EXPIRE_ROUNDS 3
+#define EXPIRE_PAUSE_US 100000
 
 struct guard_shared {
     pthread_mutex_t alive;     /* held by the daemon while it lives */
@@ -113,26 +116,41 @@ static int take_device(const struct guard *g)
     return device;
 }
 
-/* Nobody answers the connection any more: see expire.h and refuse.h for the order. `daemon` is -1 if it
- * has let go of the mount itself. */
-static void bid_farewell(struct guard *g, int device, int daemon)
+/* What a thread of the daemon, or a client that was just writing, may have set right again goes at the
+ * next round. */
+static void expire_all(const struct guard *g, int device, bool killed)
+{
+    expire_walindexes(g->roll, device);
+    for (int i = 1; killed && i < EXPIRE_ROUNDS; i++) {
+        usleep(EXPIRE_PAUSE_US);
+        expire_attributes(g->roll, device);
+        expire_walindexes(g->roll, device);
+    }
+}
+
+/* Nobody answers the connection any more: see expire.h and refuse.h for the order. `daemon` is a pidfd of
+ * one that was killed; -1: the kernel has none. */
+static void bid_farewell(struct guard *g, int device, bool killed, int daemon)
 {
     expire_attributes(g->roll, device);
-    if (daemon >= 0)
-        cut(g->shared); /* else its minor number may be another mount's by now */
+    if (killed)
+        cut(g->shared);
     pid_t pid = fork();
     if (pid == 0) {
-        expire_walindexes(g->roll, device);
+        expire_all(g, device, killed);
         _exit(0);
     }
     /* Where it was cut, there is nothing to refuse. */
-    if (daemon >= 0)
+    if (killed && daemon >= 0)
         refuse_requests(device, daemon, g->shared->mountpoint);
-    int child = pid > 0 ? pidfd_open(pid, 0) : -1;
+    if (pid < 0) {
+        expire_all(g, device, false);
+        return;
+    }
+    int child = pidfd_open(pid, 0);
     if (child >= 0)
         refuse_requests(device, child, g->shared->mountpoint);
-    if (pid > 0)
-        waitpid(pid, NULL, 0);
+    waitpid(pid, NULL, 0);
 }
 
 static _Noreturn void watch(struct guard *g, int daemon)
@@ -147,7 +165,7 @@ static _Noreturn void watch(struct guard *g, int daemon)
     bool killed = pthread_mutex_lock(&s->alive) == EOWNERDEAD;
     int device = take_device(g);
     if (device >= 0)
-        bid_farewell(g, device, killed ? daemon : -1);
+        bid_farewell(g, device, killed, daemon);
     else if (killed)
         cut(s);
     _exit(0);
@@ -180,7 +198,7 @@ int guard_start(struct guard *g)
         guard_stop(g);
         return -ERR_NOMEM;
     }
-    /* A number could be somebody else's by then; -1 (a kernel without) leaves cutting alone. */
+    /* A number could be somebody else's by then; with -1 (a kernel without) it can only cut. */
     int daemon = pidfd_open(getpid(), 0);
     if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, g->sockets) != 0) {
         err = err_from_errno(errno);
@@ -191,8 +209,10 @@ int guard_start(struct guard *g)
     g->pid = fork();
     if (g->pid == 0)
         watch(g, daemon);
-    if (g->pid < 0)
+    if (g->pid < 0) {
         err = err_from_errno(errno);
+        pthread_mutex_unlock(&g->shared->alive);
+    }
 out:
     if (daemon >= 0)
         close(daemon);
@@ -223,12 +243,21 @@ void guard_mounted(struct guard *g, const char *mountpoint, int device)
     atomic_store(&g->shared->device, minor(st.st_dev));
 }
 
+void guard_unmounting(struct guard *g)
+{
+    if (g->shared)
+        atomic_store(&g->shared->device, 0);
+}
+
 void guard_unmounted(struct guard *g)
 {
     if (!g->shared)
         return;
-    atomic_store(&g->shared->device, 0);
+    guard_unmounting(g);
     dismiss(g);
+    int device = take_device(g); /* the guard has, unless it was killed */
+    if (device >= 0)
+        close(device);
 }
 
 void guard_cut(struct guard *g)

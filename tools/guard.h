@@ -18,7 +18,7 @@
  * the daemon ended: see fs/expire.h. That is done here because the locks of a killed daemon, which keep
  * readers from half a record, end with it.
  *
- * guard_start before any thread exists, by the thread that lives longest; guard_mounted;
+ * guard_start before any thread exists, by the thread that lives longest; guard_mounted; guard_unmounting;
  * guard_unmounted; guard_stop by the same thread.
  */
 struct guard {
@@ -31,6 +31,8 @@ struct guard {
 int guard_start(struct guard *g);
 /* The mount answers, at this absolute path; `device` is the descriptor of its connection. */
 void guard_mounted(struct guard *g, const char *mountpoint, int device);
+/* It is about to be unmounted: from now on its device number may become another mount's. */
+void guard_unmounting(struct guard *g);
 /*
  * The mount was closed in good order: what clients still have open ends too, and the connection. Waits for
  * that. By the thread that started; the guard has ended then.

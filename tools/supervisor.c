@@ -176,6 +176,11 @@ void supervisor_mounted(struct supervisor *s, const char *mountpoint, int device
         guard_unmounted(&s->guard);
 }
 
+void supervisor_unmounting(struct supervisor *s)
+{
+    guard_unmounting(&s->guard);
+}
+
 int supervisor_run(struct supervisor *s, char *const argv[], char *why, size_t why_size)
 {
     posix_spawnattr_t attr;

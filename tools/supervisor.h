@@ -59,6 +59,7 @@ enum supervisor_event supervisor_wait(struct supervisor *s, int64_t ms);
 /* From now on (or, with "", no longer) a forced end detaches this mount, which answers already;
  * `device` is its connection, see mount_device. Called with "" after the mount was closed. */
 void supervisor_mounted(struct supervisor *s, const char *mountpoint, int device);
+void supervisor_unmounting(struct supervisor *s); /* it is about to be closed */
 
 /* Starts the command, with the signal mask that the program was started with. `why` on failure. */
 int supervisor_run(struct supervisor *s, char *const argv[], char *why, size_t why_size);

@@ -102,7 +102,7 @@ static int follow_header(struct replica *r)
 
 static int write_record(struct replica *r, struct txlog_entry *e)
 {
-    r->torn = true;
+    r->db->torn = true;
     struct ltx_decoder d = {0};
     uint8_t *page = malloc(e->page_size);
     struct sparse file;
@@ -119,7 +119,7 @@ static int write_record(struct replica *r, struct txlog_entry *e)
     ltx_decode_fini(&d);
     free(page);
     if (!err)
-        r->torn = false;
+        r->db->torn = false;
     return err;
 }
 
@@ -176,7 +176,7 @@ static int make_wal(struct replica *r)
 int apply_need_wal(struct replica *r, struct txlog_entry *e)
 {
     uint8_t before[VERSION_SIZE], after[VERSION_SIZE];
-    if (r->torn || e->page_size != r->page_size)
+    if (r->db->torn || e->page_size != r->page_size)
         return 0;
     int err = replica_open_main(r, false);
     if (err)
@@ -244,7 +244,7 @@ int apply_rollback(struct replica *r, struct txlog_entry *e, uint64_t last_txid,
         if (!err && more && memcmp(before, after, sizeof before) == 0)
             more = false; /* back to what connections may know */
     }
-    if (!r->torn)
+    if (!r->db->torn)
         apply_rollback_unlock(
             r); /* else readers would see half a transaction: they wait until it has been
                       completed */
@@ -260,6 +260,7 @@ int apply_deletion(struct replica *r)
 {
     replica_close_wal(r, false);
     r->state = REPLICA_CLOSED;
+    r->db->torn = false;
     int err = replica_sync(r); /* a start that found no file would take it for lost */
     if (!err)
         err = replica_remove(r, "");

@@ -201,7 +201,7 @@ static int sync_main(struct database *db, int fd)
 
 bool database_is_settled(struct database *db)
 {
-    if (db->applying || !mutex_try(&db->mutex))
+    if (db->applying || db->torn || !mutex_try(&db->mutex))
         return false;
     bool settled = !dirty_any(&db->dirty);
     mutex_unlock(&db->mutex);

@@ -30,6 +30,7 @@ struct database {
     struct applier *applier; /* replica: the thread that works on it, NULL if none */
 
     atomic_bool applying; /* replica: the applier is at work on the files */
+    atomic_bool torn; /* replica: part of a record is in the file: EXCLUSIVE is held until all is */
 
     struct mutex mutex; /* RANK_FS_DATABASE; guards all that follows */
     /* Changes by clients that have begun and not ended; no new one begins while `demoted`. */

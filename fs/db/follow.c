@@ -232,7 +232,6 @@ void follow_stop(struct follow *f)
         if (!a)
             continue;
         replica_close(&a->replica);
-        a->replica.db->applying = false;
         catalog_put(a->replica.db);
         free(a);
     }

@@ -308,7 +308,7 @@ static bool is_whole(struct replica *r)
 
 void replica_rest(struct replica *r)
 {
-    if (r->hold || r->torn || (r->state != REPLICA_WAL && r->state != REPLICA_ROLLBACK))
+    if (r->hold || r->db->torn || (r->state != REPLICA_WAL && r->state != REPLICA_ROLLBACK))
         return;
     r->db->applying = true;
     if (r->state == REPLICA_ROLLBACK || (r->conn && r->shm_fd >= 0 && is_whole(r))) {
@@ -393,7 +393,7 @@ int replica_apply(struct replica *r)
 {
     r->db->applying = true;
     int err = apply_all(r);
-    r->db->applying = r->torn;
+    r->db->applying = false;
     return err;
 }
 

@@ -58,7 +58,6 @@ struct replica {
     int64_t pending_ms;      /* how long the next try keeps PENDING; 0: there was none yet */
     struct mono pending_given_back;
     bool holding;
-    bool torn; /* a record is in the database file in part: EXCLUSIVE is held until all of it is */
 };
 
 #define LEAVE_AGAIN_MS 200

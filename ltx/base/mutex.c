@@ -104,6 +104,7 @@ void mutex_lock(struct mutex *m)
 
 bool mutex_try(struct mutex *m)
 {
+    check_may_take(m);
     int rc = pthread_mutex_trylock(&m->raw);
     ASSERT(rc == 0 || rc == EBUSY, "a mutex can be tried");
     if (rc == 0)

@@ -39,7 +39,7 @@ struct cond {
 void mutex_init(struct mutex *m, int rank);
 void mutex_fini(struct mutex *m);
 void mutex_lock(struct mutex *m);
-bool mutex_try(struct mutex *m); /* false: somebody has it */
+bool mutex_try(struct mutex *m); /* false: somebody has it; in rising rank, too */
 void mutex_unlock(struct mutex *m);
 
 void cond_init(struct cond *c);
