@@ -97,7 +97,7 @@ static void remove_tree(int at)
 
 void folder_make(struct folder *f)
 {
-    strcpy(f->path, "/tmp/tandemfs-unit-XXXXXX");
+    snprintf(f->path, sizeof f->path, "/tmp/tandemfs-unit-%d-XXXXXX", (int)getpid());
     ASSERT(mkdtemp(f->path) != NULL, "a test has room in /tmp");
     f->fd = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     ASSERT(f->fd >= 0, "a folder that was made can be opened");

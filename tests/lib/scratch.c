@@ -11,7 +11,7 @@
 void scratch_make(char out[SCRATCH_PATH_MAX])
 {
     const char *below = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(out, SCRATCH_PATH_MAX, "%s/tandemfs-unit-XXXXXX", below);
+    snprintf(out, SCRATCH_PATH_MAX, "%s/tandemfs-unit-%d-XXXXXX", below, (int)getpid());
     ASSERT(mkdtemp(out) != NULL, "a test can make its folder");
 }
 

@@ -9,6 +9,7 @@ import selectors
 import subprocess
 import time
 
+from lib import scratch
 from lib.cluster import TOP
 
 LIMIT = 300
@@ -48,7 +49,16 @@ def build(results, sanitize, patterns):
     return done.returncode == 0
 
 
+def clean_stale():
+    """Removes the folders of programs that were killed: their names begin with the number of the process."""
+    for path in glob.glob("/dev/shm/tandemfs-unit-*-*") + glob.glob("/tmp/tandemfs-unit-*-*"):
+        pid = path.split("-")[2]
+        if pid.isdigit() and not os.path.exists("/proc/" + pid):
+            scratch.clean(path)
+
+
 def run(results, sanitize, patterns, jobs=1):
+    clean_stale()
     results.title("unit tests" + (" under " + sanitize if sanitize else ""))
     with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
         running = []
