@@ -4,25 +4,6 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#include "ltx/base/err.h"
-
-int from_nng(int rv)
-{
-    switch (rv) {
-    case 0: return 0;
-    case NNG_ENOMEM: return -ERR_NOMEM;
-    case NNG_EINVAL:
-    case NNG_EADDRINVAL: return -ERR_INVALID;
-    case NNG_EADDRINUSE: return -ERR_BUSY;
-    case NNG_EPERM: return -ERR_ACCESS;
-    case NNG_ETIMEDOUT: return -ERR_TIMEOUT;
-    case NNG_ECLOSED: return -ERR_CLOSED;
-    case NNG_EMSGSIZE: return -ERR_LIMIT;
-    case NNG_ENOTSUP: return -ERR_UNSUPPORTED;
-    default: return -ERR_UNREACHABLE;
-    }
-}
-
 void to_sockaddr(const nng_sockaddr *in, struct sockaddr_storage *out)
 {
     memset(out, 0, sizeof *out);
