@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from lib.case import dice, need, test, wait_for
+from lib.case import dice, figure, need, test, wait_for
 from lib.cluster import Cluster
 
 ROWS = 1500
@@ -178,5 +178,5 @@ def nobody_reads_half_a_record_when_the_applying_daemon_is_killed(scratch, mode)
             look.kill()
             look.wait()
         need(not wrong, "half a record was read: %s", wrong[:5])
-        print("killed within a record: %d of %d" % (halves, KILLS))
+        figure("%s: killed within a record %d of %d times", mode, halves, KILLS)
         c.wait_level("app.db")
