@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-#define ROOM ((uint32_t)1 << 20)
+#define ROOM ((uint32_t)1 << 16)
 
 /* A place is a node, perhaps with IS_WALINDEX, or IS_FREE with the next free place above it. */
 #define IS_WALINDEX UINT64_C(1)
@@ -22,7 +22,7 @@ struct roll {
 struct roll *roll_new(void)
 {
     struct roll *r = mmap(NULL, sizeof *r, PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                          MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (r == MAP_FAILED)
         return NULL;
     atomic_init(&r->end, 1);

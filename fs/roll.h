@@ -8,7 +8,8 @@
 /*
  * The files that somebody has open, by the numbers under which the kernel knows them, in memory that is shared
  * with a process that outlives this one: see expire.h. Made before that process is forked off. It has room for
- * 2^20 files; what is opened beyond them is not in it.
+ * 2^16 files, in 512 KiB that are there from the start, so that entering one asks for no memory; what is opened
+ * beyond them is not in it.
  *
  * roll_enter, roll_mark_walindex and roll_leave are serialized by the caller (the mutex of the inode
  * table); reading needs no lock and may meet a file that is just being opened or closed.

@@ -165,25 +165,30 @@ int compact_records(struct ltx_source *sources, uint32_t count, int dirfd, uint3
     return 0;
 }
 
+int apply_pages_to_file(struct ltx_decoder *d, int fd)
+{
+    struct run r = {.page_size = d->header.page_size, .room = RUN_BYTES};
+    r.bytes = malloc(r.room);
+    sparse_begin(&r.file, fd);
+    int rc = r.bytes == NULL ? -ERR_NOMEM : apply_pages(d, &r);
+    if (rc == 0)
+        rc = sparse_set_size(&r.file, (int64_t)d->header.commit * r.page_size);
+    free(r.bytes);
+    return rc;
+}
+
 int apply_record_to_file(struct ltx_source source, int fd, char *why, size_t why_size)
 {
     struct ltx_header h;
     int rc = ltx_verify(source, &h, NULL, why, why_size);
     if (rc < 0)
         return rc;
-    struct run r = {.page_size = h.page_size, .room = RUN_BYTES};
-    r.bytes = malloc(r.room);
     struct ltx_decoder d = {0};
-    rc = r.bytes == NULL ? -ERR_NOMEM : ltx_decode_begin(&d, source);
+    rc = ltx_decode_begin(&d, source);
     if (rc == 0)
-        rc = sparse_begin(&r.file, fd);
-    if (rc == 0)
-        rc = apply_pages(&d, &r);
-    if (rc == 0)
-        rc = sparse_set_size(&r.file, (int64_t)h.commit * h.page_size);
+        rc = apply_pages_to_file(&d, fd);
     if (rc < 0 && why != NULL)
         snprintf(why, why_size, "%s", d.fault[0] != '\0' ? d.fault : err_text(rc));
     ltx_decode_fini(&d);
-    free(r.bytes);
     return rc;
 }

@@ -20,4 +20,8 @@ int compact_records(struct ltx_source *sources, uint32_t count, int dirfd, uint3
  * verified first. Blocks; does not sync. */
 int apply_record_to_file(struct ltx_source source, int fd, char *why, size_t why_size);
 
+/* The same for a record that has been verified and whose header is decoded (ltx_decode_begin). What was
+ * written before a failure stays. */
+int apply_pages_to_file(struct ltx_decoder *d, int fd);
+
 #endif

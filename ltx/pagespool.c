@@ -102,7 +102,7 @@ int pagespool_open(struct pagespool *p, int dirfd, uint32_t page_size)
         rc = open_unlinked(dirfd, &fd);
     if (rc < 0)
         return rc;
-    *p = (struct pagespool){.file = {.fd = fd}, .page_size = page_size};
+    *p = (struct pagespool){.file = {.fd = fd, .end = -1}, .page_size = page_size};
     return 0;
 }
 

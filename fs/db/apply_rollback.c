@@ -13,7 +13,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
-#include "ltx/base/sparse.h"
+#include "ltx/compact.h"
 
 /*
  * A record in place, under SQLite's own PENDING/EXCLUSIVE protocol. No journal is needed: the log
@@ -104,20 +104,10 @@ static int write_record(struct replica *r, struct txlog_entry *e)
 {
     r->db->torn = true;
     struct ltx_decoder d = {0};
-    uint8_t *page = malloc(e->page_size);
-    struct sparse file;
-    uint32_t pgno;
-    int more = 0, err = page ? ltx_decode_begin(&d, txlog_entry_source(e)) : -ERR_NOMEM;
+    int err = ltx_decode_begin(&d, txlog_entry_source(e));
     if (!err)
-        err = sparse_begin(&file, r->main_fd);
-    while (!err && (more = ltx_decode_page(&d, &pgno, page)) == 1)
-        err = sparse_write(&file, page, e->page_size, (int64_t)(pgno - 1) * e->page_size);
-    if (!err && more < 0)
-        err = more;
-    if (!err)
-        err = sparse_set_size(&file, (int64_t)e->commit * e->page_size);
+        err = apply_pages_to_file(&d, r->main_fd);
     ltx_decode_fini(&d);
-    free(page);
     if (!err)
         r->db->torn = false;
     return err;

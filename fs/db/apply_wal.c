@@ -12,6 +12,7 @@
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
+#include "ltx/base/sparse.h"
 
 /*
  * A record as a WAL transaction (D5): under WAL_WRITE the frames are appended with as few writes as
@@ -35,6 +36,7 @@ struct writer {
     size_t used;    /* bytes of frames that are built and not yet written */
     uint32_t first; /* number of the first of them */
     bool flushed;   /* frames behind mx_frame have been written */
+    bool left_out;  /* so have zero pages not, which the file shall have instead: see is_hole */
     uint32_t *pgno; /* of the frames since mx_frame */
     uint32_t pgno_cap;
     enum replica_state mode; /* what the last page 1 among them says; CLOSED: there was none */
@@ -130,7 +132,26 @@ static int begin_round(struct writer *w)
     w->index.page_size = walindex_page_size_field(w->page_size);
     memcpy(w->r->tail, bytes, sizeof bytes);
     w->r->tail_end = sizeof bytes;
+    w->r->highest = 0;
     return file_write(w->r->wal_fd, bytes, sizeof bytes, 0);
+}
+
+/* Fills r->highest in, if it is not known. */
+static int need_highest(struct writer *w)
+{
+    struct replica *r = w->r;
+    int64_t size;
+    uint32_t in_wal;
+    if (r->highest > 0)
+        return 0;
+    int err = file_size(r->main_fd, &size);
+    if (!err)
+        err = walindex_highest_page(&r->index, w->mx_frame, &in_wal);
+    if (err)
+        return err;
+    uint32_t in_file = (uint32_t)((size + w->page_size - 1) / w->page_size);
+    r->highest = in_wal > in_file ? in_wal : in_file;
+    return 0;
 }
 
 static int begin(struct writer *w)
@@ -148,13 +169,15 @@ static int begin(struct writer *w)
         return err;
     w->mx_frame = w->frame = w->index.mx_frame;
     w->first = w->mx_frame + 1;
-    if (w->mx_frame == 0)
-        return begin_round(w);
+    if (w->mx_frame == 0) {
+        err = begin_round(w);
+        return err ? err : need_highest(w);
+    }
     w->header = (struct wal_header){.page_size = walindex_page_size(&w->index),
                                     .big_endian = w->index.big_endian};
     memcpy(w->header.salt, w->index.salt, sizeof w->header.salt);
     memcpy(w->cksum, w->index.frame_cksum, sizeof w->cksum);
-    return 0;
+    return need_highest(w);
 }
 
 /* What stands before `end` in the last cache page of the WAL, which is remembered from the last write. */
@@ -244,6 +267,8 @@ static int build(struct writer *w, uint32_t pgno, uint32_t commit)
         w->mode = h.wal ? REPLICA_WAL : REPLICA_LEAVING;
     w->pgno[i] = pgno;
     w->frame++;
+    if (pgno > w->r->highest)
+        w->r->highest = pgno;
     w->used += (size_t)wal_frame_size(w->header.page_size);
     return 0;
 }
@@ -260,6 +285,15 @@ static int put_size_only(struct writer *w, uint32_t commit)
     return err ? err : build(w, 1, commit);
 }
 
+/*
+ * Zeros beyond all that there is need no frame, if the file gets its size. Of a database of gigabytes that
+ * was hardly ever written to, each page would go through the WAL otherwise.
+ */
+static bool is_hole(const struct writer *w, uint32_t pgno, const uint8_t *page)
+{
+    return pgno > w->r->highest && sparse_is_zero(page, w->header.page_size);
+}
+
 static int put_record(struct writer *w, struct txlog_entry *e)
 {
     struct ltx_decoder d = {0};
@@ -272,22 +306,36 @@ static int put_record(struct writer *w, struct txlog_entry *e)
         if (err)
             break;
         more = ltx_decode_page(&d, &pgno, page);
+        if (more > 0 && is_hole(w, pgno, page)) {
+            w->left_out = true;
+            continue;
+        }
         if (more < 0)
             err = more;
         else if (held)
             err = build(w, held, more ? 0 : d.header.commit);
-        held = pgno;
-        if (!more && !held)
+        else if (!more)
             err = put_size_only(w, d.header.commit);
+        held = pgno;
     }
     ltx_decode_fini(&d);
     return err;
 }
 
+/* Longer than they know of does not matter to readers. */
+static int extend_file(struct writer *w, uint32_t commit)
+{
+    int64_t size, want = (int64_t)commit * w->page_size;
+    int err = file_size(w->r->main_fd, &size);
+    return err || size >= want ? err : file_truncate(w->r->main_fd, want);
+}
+
 /* Readers see all of it from here on. */
 static int publish(struct writer *w, uint32_t commit)
 {
-    int err = flush(w, true);
+    int err = w->left_out ? extend_file(w, commit) : 0;
+    if (!err)
+        err = flush(w, true);
     for (uint32_t f = w->mx_frame + 1; !err && f <= w->frame; f++)
         err = walindex_append(&w->r->index, f, w->pgno[f - 1 - w->mx_frame], w->mx_frame);
     if (err)

@@ -169,6 +169,7 @@ void replica_close_wal(struct replica *r, bool checkpoint)
     close_fd(&r->shm_fd);
     close_fd(&r->wal_fd);
     r->tail_end = -1;
+    r->highest = 0;
     close_fd(&r->main_fd);
     r->holding = false;
 }

@@ -47,6 +47,8 @@ struct replica {
     struct walindex index;
     struct sqlite3 *conn; /* keeps -wal and -shm there, recovers the wal-index, checkpoints */
     uint32_t page_size;
+    uint32_t
+        highest; /* no page above it is in this round of the WAL, or in the file; 0: not known */
     uint8_t *frames; /* on their way to the WAL */
     size_t frames_cap;
     uint8_t tail[CACHE_PAGE]; /* what the WAL has before tail_end in that page */

@@ -149,6 +149,22 @@ static int table_of(struct walindex *w, uint32_t block, struct table *t)
     return 0;
 }
 
+int walindex_highest_page(struct walindex *w, uint32_t mx_frame, uint32_t *pgno)
+{
+    struct table t;
+    *pgno = 0;
+    for (uint32_t frame = 1; frame <= mx_frame; frame++) {
+        if (frame == 1 || block_of(frame) != block_of(frame - 1)) {
+            int err = table_of(w, block_of(frame), &t);
+            if (err)
+                return err;
+        }
+        if (t.pgno[frame - t.zero - 1] > *pgno)
+            *pgno = t.pgno[frame - t.zero - 1];
+    }
+    return 0;
+}
+
 /* Takes out what a rolled-back or dead writer entered after mx_frame, in the block that holds it.
  */
 static int clean_after(struct walindex *w, uint32_t mx_frame)

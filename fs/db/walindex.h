@@ -71,6 +71,8 @@ static inline uint16_t walindex_page_size_field(uint32_t page_size)
     return (uint16_t)((page_size & 0xff00) | (page_size >> 16));
 }
 int walindex_backfill(struct walindex *w, uint32_t *frames);
+/* The highest page number of the frames up to mx_frame, 0 if that is 0. */
+int walindex_highest_page(struct walindex *w, uint32_t mx_frame, uint32_t *pgno);
 
 /* Enters frame number `frame` for page `pgno` into the hash tables (grows the file). Invisible to
  * readers until published. */

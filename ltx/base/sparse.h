@@ -2,6 +2,7 @@
 #ifndef LTX_BASE_SPARSE_H
 #define LTX_BASE_SPARSE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,11 +13,12 @@
  */
 struct sparse {
     int fd;      /* borrowed; nobody else writes to it */
-    int64_t end; /* bytes, without what was left out at the end */
+    int64_t end; /* bytes, without what was left out at the end; -1: not asked yet */
 };
 
-int sparse_begin(struct sparse *s, int fd);
+void sparse_begin(struct sparse *s, int fd);
 int sparse_write(struct sparse *s, const void *buf, size_t n, int64_t off);
+bool sparse_is_zero(const void *buf, size_t n);
 int sparse_set_size(struct sparse *s, int64_t size);
 
 #endif

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Databases that are large: across 1 GiB, where SQLite leaves out the page of its locks, and far beyond."""
 import contextlib
+import filecmp
 import os
 import sqlite3
 import struct
 import subprocess
+import time
 
 from lib import check
 from lib.case import equal, need, test
@@ -104,3 +106,37 @@ def a_sparse_database_of_a_hundred_gb_replicates(scratch, mode):
         c.wait_level("app.db", limit=600)
         equal(late.sql("app.db", "PRAGMA integrity_check", timeout=60), [("ok",)], "integrity")
         need(stored(os.path.join(late.data, "tree", "app.db")) < GIB, "the file is not sparse on the late node")
+
+
+@test(limit=240, each=(False, True))
+def zeros_that_were_never_written_take_no_room_in_a_replicas_wal(scratch, rested):
+    """As SQLite's walbig.test: the file gets long, and a transaction takes that for its size."""
+    size, page = 200 << 20, 4096
+    with Cluster(scratch) as c:
+        c[0].sql("app.db", "PRAGMA page_size=%d" % page, "PRAGMA journal_mode=wal", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)",
+                 "INSERT INTO t(b) VALUES(randomblob(100000))")
+        c.wait_level("app.db")
+        if rested:
+            time.sleep(12)  # the replica closes what it has open
+        with open(c[0].db("app.db"), "r+b") as f:
+            f.seek(size - 11)
+            f.write(b"far behind\\0")
+            f.seek(28)
+            f.write(bytes(4))
+        c[0].sql("app.db", "INSERT INTO t(b) VALUES(randomblob(100000))", timeout=60)
+        c[0].sql("app.db", "INSERT INTO t(b) VALUES(randomblob(100000))", timeout=60)
+        c.wait_level("app.db", limit=60)
+        exports = [scratch.join(node.name + ".export") for node in c.nodes]
+        for node, path in zip(c.nodes, exports):
+            node.cli("export", "app.db", path, limit=60)
+        need(os.path.getsize(exports[0]) >= size, "the file is not long: %d", os.path.getsize(exports[0]))
+        need(filecmp.cmp(*exports, shallow=False), "the nodes have different bytes")
+        tree = os.path.join(c[1].data, "tree")
+        for name in os.listdir(tree):
+            need(stored(os.path.join(tree, name)) < size // 10, "%s takes %d bytes", name, stored(os.path.join(tree, name)))
+        # What is written into the hole, and what is cut off and comes again, is right too.
+        c[0].sql("app.db", "DELETE FROM t WHERE a = 1", "VACUUM", "INSERT INTO t(b) VALUES(zeroblob(5000000))", timeout=60)
+        check.same_everywhere(c, "app.db")
+        c[1].kill9()
+        c[1].start()
+        check.same_everywhere(c, "app.db")

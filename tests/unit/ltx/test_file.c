@@ -184,7 +184,7 @@ static void zeros_beyond_the_end_are_left_out(void **state)
     int fd;
     (void)state;
     assert_int_equal(file_open(dirfd_, "sparse", O_RDWR | O_CREAT, 0600, &fd), 0);
-    assert_int_equal(sparse_begin(&s, fd), 0);
+    sparse_begin(&s, fd);
     page[65535] = 1;
     assert_int_equal(sparse_write(&s, page, sizeof page, 0), 0);
     page[65535] = 0;
