@@ -24,7 +24,7 @@
 #define FLUSH_MS 2000        /* at the end, for the answers that are on their way */
 #define FLUSH_LOOK_MS 20
 
-/* One request, from its first line to its end. */
+/* A connection's request, from its first line to its end. */
 struct request {
     struct admin_http *server;
     char *uri;
@@ -65,19 +65,47 @@ void admin_wake(struct admin_http *a)
     (void)eventfd_write(a->wake_fd, 1);
 }
 
+static void clear_request(struct request *q)
+{
+    if (q->job)
+        job_forget(q->job);
+    free(q->uri);
+    *q = (struct request){.server = q->server};
+}
+
+/*
+ * A connection has one request at a time. It has the memory for it, because not every request that has
+ * begun ends with end_request: one that the library refuses after its first line may not.
+ */
+static void on_connection(void *server, struct MHD_Connection *c, void **state,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct request *q = *state;
+    (void)c;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        q = calloc(1, sizeof *q);
+        if (q)
+            q->server = server;
+        *state = q;
+    } else if (q) {
+        clear_request(q);
+        free(q);
+        *state = NULL;
+    }
+}
+
 /* The request line, as it was sent. What is returned comes with every call for this request. */
 static void *begin_request(void *server, const char *uri, struct MHD_Connection *c)
 {
-    struct request *q = calloc(1, sizeof *q);
-    (void)c;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct request *q = info ? info->socket_context : NULL;
+    (void)server;
     if (!q)
         return NULL;
-    q->server = server;
+    clear_request(q);
     q->uri = strdup(uri);
-    if (q->uri)
-        return q;
-    free(q);
-    return NULL;
+    return q->uri ? q : NULL;
 }
 
 static void end_request(void *server, struct MHD_Connection *c, void **state,
@@ -87,12 +115,8 @@ static void end_request(void *server, struct MHD_Connection *c, void **state,
     (void)server;
     (void)c;
     (void)how;
-    if (!q)
-        return;
-    if (q->job)
-        job_forget(q->job);
-    free(q->uri);
-    free(q);
+    if (q)
+        clear_request(q);
     *state = NULL;
 }
 
@@ -214,7 +238,8 @@ static int start_server(struct admin_http *a, int fd)
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_MAX, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
         MHD_OPTION_URI_LOG_CALLBACK, begin_request, a, MHD_OPTION_UNESCAPE_CALLBACK, leave_escaped,
-        NULL, MHD_OPTION_NOTIFY_COMPLETED, end_request, NULL, MHD_OPTION_END);
+        NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED,
+        end_request, NULL, MHD_OPTION_END);
     return a->server ? thread_start(&a->thread, "admin", serve, a) : -ERR_NOMEM;
 }
 
