@@ -274,6 +274,8 @@ int store_start(struct store *s)
 void store_quit(struct store *s)
 {
     store_threads_quit(s);
+    for (uint32_t i = 0; i < store_count(s); i++)
+        txlog_end_maintenance(ledger_log(store_at(s, i)));
     feed_close(&s->feeds.published);
     feed_close(&s->feeds.durable);
     feed_close(&s->feeds.applied);

@@ -162,6 +162,9 @@ struct txlog_retention {
  * LTX files, and removes the oldest files past the retention. May take long; call it from a
  * background thread. Does nothing while something waits for txlog_drop_superseded. */
 int txlog_maintain(struct txlog *t, const struct txlog_retention *r, uint64_t recovery_txid);
+/* A compaction that is under way ends soon, with -ERR_CLOSED and as if it had not begun, and no other
+ * begins. Any thread; does not wait. */
+void txlog_end_maintenance(struct txlog *t);
 
 /* Removes what lies before the last rebase; the database file durably holds what the rebase
  * brought. Does nothing if there is nothing. */

@@ -2,6 +2,8 @@
 #ifndef LTX_TXLOG_INTERNAL_H
 #define LTX_TXLOG_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "ltx/base/clock.h"
 #include "ltx/base/mutex.h"
 #include "ltx/txlog.h"
@@ -72,7 +74,8 @@ struct txlog {
     bool appending;
     bool syncing;
     bool maintaining;
-    bool failed; /* a sync or a write failed in a way that leaves the file unknown */
+    atomic_bool no_maintenance; /* no mutex */
+    bool failed;                /* a sync or a write failed in a way that leaves the file unknown */
     struct txlog_part **parts;
     uint32_t part_count, part_cap;
     uint32_t chain;            /* index of the first part of the newest chain */

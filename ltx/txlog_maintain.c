@@ -18,7 +18,13 @@
  * the mutex only when the new file is durable.
  */
 
+void txlog_end_maintenance(struct txlog *t)
+{
+    atomic_store(&t->no_maintenance, true);
+}
+
 struct file_sink {
+    const struct txlog *log;
     int fd;
     int64_t off;
 };
@@ -26,7 +32,7 @@ struct file_sink {
 static int sink_write(void *ctx, const void *data, size_t n)
 {
     struct file_sink *s = ctx;
-    int rc = file_write(s->fd, data, n, s->off);
+    int rc = s->log->no_maintenance ? -ERR_CLOSED : file_write(s->fd, data, n, s->off);
     s->off += (int64_t)n;
     return rc;
 }
@@ -75,6 +81,18 @@ static int gather(struct gathered *g, const struct txlog_part *p, struct txlog_f
     return 0;
 }
 
+/* One of them, as long as the log may be maintained: a single record may be of many gigabytes. */
+struct gathered_record {
+    const struct txlog *log;
+    struct ltx_source source;
+};
+
+static int read_gathered(void *ctx, uint64_t off, void *buf, size_t n)
+{
+    struct gathered_record *r = ctx;
+    return r->log->no_maintenance ? -ERR_CLOSED : r->source.read(r->source.ctx, off, buf, n);
+}
+
 static void gathered_fini(struct gathered *g)
 {
     free(g->ranges);
@@ -85,14 +103,17 @@ static void gathered_fini(struct gathered *g)
 static int write_ltx(struct txlog *t, struct gathered *g, struct txlog_part *made)
 {
     static const char tmp[] = "ltx/" TXLOG_COMPACT_NAME;
-    struct file_sink out = {0};
+    struct file_sink out = {.log = t};
     struct ltx_source *sources = calloc(g->count, sizeof *sources);
-    if (sources == NULL)
-        return -ERR_NOMEM;
-    for (uint32_t i = 0; i < g->count; i++)
-        sources[i] = ltx_source_file(&g->ranges[i], g->sizes[i]);
-    int folder = -1;
-    int rc = file_open(t->dirfd, "ltx", O_RDONLY | O_DIRECTORY, 0, &folder);
+    struct gathered_record *records = calloc(g->count, sizeof *records);
+    int folder = -1, rc = -ERR_NOMEM;
+    if (sources == NULL || records == NULL)
+        goto done;
+    for (uint32_t i = 0; i < g->count; i++) {
+        records[i] = (struct gathered_record){t, ltx_source_file(&g->ranges[i], g->sizes[i])};
+        sources[i] = (struct ltx_source){read_gathered, &records[i], g->sizes[i]};
+    }
+    rc = file_open(t->dirfd, "ltx", O_RDONLY | O_DIRECTORY, 0, &folder);
     if (rc < 0)
         goto done;
     rc = file_open(t->dirfd, tmp, O_RDWR | O_CREAT | O_TRUNC, 0600, &out.fd);
@@ -121,6 +142,7 @@ static int write_ltx(struct txlog *t, struct gathered *g, struct txlog_part *mad
         txlog_unlink(t, tmp);
 done:
     (void)file_close(folder);
+    free(records);
     free(sources);
     return rc;
 }
@@ -219,6 +241,8 @@ static int compact_one(struct txlog *t, uint64_t recovery_txid)
     txlog_file_unref(file);
     if (rc == 0)
         return 1;
+    if (rc == -ERR_CLOSED)
+        return rc;
     log_warn("log", "%s: %s cannot be compacted: %s; it is kept as it is", t->name, p->path,
              err_text(rc));
     if (rc != -ERR_NOSPACE && rc != -ERR_NOMEM) {

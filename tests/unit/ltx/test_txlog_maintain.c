@@ -87,6 +87,26 @@ static void closed_segments_become_ltx_files(void **state)
     world_fini(&w);
 }
 
+static void maintenance_that_is_to_end_leaves_the_log_as_it_was(void **state)
+{
+    (void)state;
+    struct world w;
+    world_make(&w, SMALL);
+    world_append(&w, 1, WORLD_RECORDS);
+    int before = segments(&w);
+    txlog_end_maintenance(w.log);
+    assert_int_equal(txlog_maintain(w.log, &keep_all, WORLD_RECORDS), -ERR_CLOSED);
+    assert_int_equal(ltx_files(&w), 0);
+    assert_int_equal(folder_count(&w.folder, "ltx", ".tmp", NULL), 0);
+    assert_in_range(segments(&w), before, before + 1);
+    assert_leads_to_the_end(&w, 0);
+    world_kill(&w, SMALL);
+    assert_int_equal(txlog_maintain(w.log, &keep_all, WORLD_RECORDS), 0);
+    assert_int_equal(segments(&w), 1);
+    assert_leads_to_the_end(&w, 0);
+    world_fini(&w);
+}
+
 static void only_what_recovery_has_passed_is_compacted(void **state)
 {
     (void)state;
@@ -389,6 +409,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(closed_segments_become_ltx_files),
+        cmocka_unit_test(maintenance_that_is_to_end_leaves_the_log_as_it_was),
         cmocka_unit_test(only_what_recovery_has_passed_is_compacted),
         cmocka_unit_test(a_pin_keeps_what_comes_after_it),
         cmocka_unit_test(the_retention_is_by_time),
