@@ -14,9 +14,8 @@
  * not to be had; then this process answers in the daemon's place, each request with ENOTCONN, until
  * the daemon has gone, and lets go of the last descriptor of the connection, which ends it.
  *
- * Files that clients still have open on the mount serve no transaction from then on that begins later, however
- * the daemon ended: see fs/expire.h. That is done here because the locks of a killed daemon, which keep
- * readers from half a record, end with it.
+ * However the daemon ended, no transaction begins any more on the files that clients still have open on the
+ * mount: see fs/expire.h.
  *
  * guard_start before any thread exists, by the thread that lives longest; guard_mounted; guard_unmounting;
  * guard_unmounted; guard_stop by the same thread.

@@ -84,9 +84,12 @@ def a_transaction_that_has_begun_keeps_its_snapshot_without_its_daemon(scratch):
         db = connect(c[1])
         db.execute("BEGIN")
         need(is_served(db), "not served")
+        c[0].sql("app.db", "UPDATE t SET v = 1")
+        c.wait_level("app.db")
+        need(connect(c[1]).execute("SELECT max(v) FROM t").fetchone() == (1,), "the replica has not applied it")
         c[1].kill9()
         for _ in range(20):
-            if not is_served(db):  # what is not cached is an error; other content is none of the two
+            if not is_served(db):  # what is not cached is an error; is_served fails at the new content
                 break
             time.sleep(0.01)
 

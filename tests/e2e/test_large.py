@@ -120,7 +120,7 @@ def zeros_that_were_never_written_take_no_room_in_a_replicas_wal(scratch, rested
             time.sleep(12)  # the replica closes what it has open
         with open(c[0].db("app.db"), "r+b") as f:
             f.seek(size - 11)
-            f.write(b"far behind\\0")
+            f.write(b"far behind\0")
             f.seek(28)
             f.write(bytes(4))
         c[0].sql("app.db", "INSERT INTO t(b) VALUES(randomblob(100000))", timeout=60)
