@@ -426,8 +426,10 @@ static unsigned cut_start(size_t mark)
     close_store();
     powerloss_end(&second_record);
     scratch_remove(root);
-    if (second_record.op_count == 0)
+    if (second_record.op_count == 0) {
+        powerloss_fini(&second_record);
         return 0;
+    }
     power_disk_init(&second_disk, &second_record);
     in_second = true;
     size_t *cuts = power_cuts(&second_record, 8, dice_u64);
