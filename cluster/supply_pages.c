@@ -115,23 +115,25 @@ static void on_compare(struct supply_pages *s, struct transport_request *r, stru
         send_answer(s, r, w.err);
 }
 
+/* The size is that of the last position, so that is where it begins; what is not durable may be lost. */
 static void on_begin(struct supply_pages *s, struct transport_request *r,
                      const struct msg_header *h, struct ledger *l)
 {
-    struct position at = ledger_durable(l);
     struct ledger_info info;
     struct msg_writer w;
+    int rv;
 
-    if (bringing_begin(s, h->stamp.node_id, l, at.txid) == NULL) {
+    ledger_info(l, &info);
+    if (bringing_begin(s, h->stamp.node_id, l, info.last.txid) == NULL) {
         self_refuse(s->self, r, -ERR_BUSY, "too many databases are being brought up");
         return;
     }
-    ledger_info(l, &info);
+    rv = ledger_sync(l, info.last.txid);
     w = begin_answer(s, MSG_BEGUN);
-    msg_put_position(&w, at);
+    msg_put_position(&w, info.last);
     msg_put_u32(&w, info.page_size);
     msg_put_u32(&w, info.commit);
-    send_answer(s, r, w.err);
+    send_answer(s, r, rv != 0 ? rv : w.err);
 }
 
 static void on_blocks(struct supply_pages *s, struct transport_request *r, struct ledger *l,

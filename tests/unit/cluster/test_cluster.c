@@ -13,7 +13,6 @@
 
 #include <cmocka.h>
 
-#include "cluster/message.h"
 #include "cluster/transport.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
@@ -436,190 +435,6 @@ static void a_node_of_another_cluster_does_not_start(void **state)
     drop_node(p);
 }
 
-static void bytes_that_are_not_ours_do_no_harm(void **state)
-{
-    struct clusternode *p, *r;
-    struct transport_call call = {0};
-    struct transport_peer *peer;
-    struct node_status *s = malloc(sizeof *s);
-    struct buf b = {0};
-
-    (void)state;
-    make_pair(&p, &r);
-    assert_int_equal(clusternode_write(p, "a", 512, 2, 0), 0);
-    assert_true(clusternode_level(p, r, LONG_MS));
-    node_status(p->node, s);
-    assert_int_equal(peer_open(&peer, p->url), 0);
-    for (int i = 0; i < 300; i++) {
-        struct msg_stamp stamp = {.cluster_id = s->cluster_id, .node_id = 77, .epoch = 1};
-        uint32_t type = 1 + dice_below(20);
-        struct msg_writer w = msg_begin(&b, type == MSG_PREPARE ? MSG_ABORT : type, &stamp);
-        size_t n = dice_below(100); /* a PREPARE of zeros would be one: it stops the writers */
-        assert_int_equal(w.err, 0);
-        assert_int_equal(buf_reserve(&b, n), 0);
-        dice_fill(b.data + b.len, n);
-        if (i % 2 == 0)
-            memset(b.data + b.len, 0, n);
-        b.len += n;
-        if (i % 10 == 0)
-            b.data[dice_below(8)] ^= 0x55;
-        peer_call(peer, &call, b.data, b.len, 2000);
-    }
-    peer_done(&call);
-    peer_close(peer);
-    buf_fini(&b);
-    assert_int_equal(clusternode_write(p, "a", 512, 2, 2), 0);
-    assert_true(clusternode_level(p, r, LONG_MS));
-    assert_int_equal(role_get(&p->role), ROLE_PRIMARY);
-    free(s);
-    drop_node(r);
-    drop_node(p);
-}
-
-/* A replica by hand: one request, its answer's header and body. */
-struct by_hand {
-    struct transport_peer *peer;
-    struct transport_call call;
-    struct msg_stamp stamp;
-    struct buf out;
-    struct msg_reader in;
-};
-
-static unsigned say(struct by_hand *h, const struct msg_writer *w)
-{
-    struct msg_header head;
-
-    assert_int_equal(w->err, 0);
-    assert_int_equal(peer_call(h->peer, &h->call, h->out.data, h->out.len, LONG_MS), 0);
-    assert_int_equal(msg_open(h->call.data, h->call.len, &head, &h->in), 0);
-    return head.type;
-}
-
-/* The TXIDs of the records that a PULL brings; *seq is what the answer is numbered. */
-static uint32_t pull_by_hand(struct by_hand *h, uint64_t session, uint32_t *seq, uint64_t *txids)
-{
-    struct msg_writer w = msg_begin(&h->out, MSG_PULL, &h->stamp);
-    struct msg_item item;
-    uint32_t n = 0;
-
-    msg_put_u64(&w, session);
-    msg_put_u32(&w, *seq);
-    assert_int_equal(say(h, &w), MSG_RECORDS);
-    *seq = msg_get_u32(&h->in);
-    msg_get_bool(&h->in);
-    while (msg_next_item(&h->in, &item) > 0) {
-        struct ltx_header header;
-        if (item.kind != MSG_RECORD)
-            continue;
-        assert_int_equal(ltx_header_decode(item.data, &header), 0);
-        txids[n++] = header.max_txid;
-    }
-    return n;
-}
-
-static void a_lost_answer_is_given_again(void **state)
-{
-    struct clusternode *p = make_node();
-    struct by_hand h = {.stamp = {.node_id = 77}};
-    struct msg_welcome welcome;
-    struct msg_subscription sub = {.name = "a", .generation = 1, .on = true};
-    struct msg_writer w;
-    uint64_t txids[16];
-    uint32_t seq = 0;
-
-    (void)state;
-    clusternode_start(p, true);
-    for (uint32_t i = 1; i <= 3; i++)
-        assert_int_equal(clusternode_write(p, "a", 512, i, 0), 0);
-    assert_int_equal(ledger_sync(store_find(p->store, "a"), 3), 0);
-    assert_int_equal(peer_open(&h.peer, p->url), 0);
-    w = msg_begin(&h.out, MSG_HELLO, &h.stamp);
-    msg_put_text(&w, "");
-    msg_put_u8(&w, 0);
-    assert_int_equal(say(&h, &w), MSG_WELCOME);
-    assert_int_equal(msg_get_welcome(&h.in, &welcome), 0);
-    w = msg_begin(&h.out, MSG_SUBSCRIBE, &h.stamp);
-    msg_put_u64(&w, welcome.session);
-    msg_put_subscription(&w, &sub);
-    assert_int_equal(say(&h, &w), MSG_OK);
-
-    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 3);
-    assert_true(seq == 1 && txids[0] == 1 && txids[2] == 3);
-    seq = 0; /* it never arrived */
-    assert_int_equal(clusternode_write(p, "a", 512, 4, 0), 0);
-    assert_int_equal(ledger_sync(store_find(p->store, "a"), 4), 0);
-    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 4);
-    assert_true(seq == 1 && txids[0] == 1 && txids[3] == 4);
-    assert_int_equal(clusternode_write(p, "a", 512, 5, 0), 0);
-    assert_int_equal(ledger_sync(store_find(p->store, "a"), 5), 0);
-    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 1);
-    assert_true(seq == 2 && txids[0] == 5);
-    assert_int_equal(pull_by_hand(&h, welcome.session, &seq, txids), 0); /* the heartbeat */
-    assert_int_equal(seq, 3);
-    peer_done(&h.call);
-    peer_close(h.peer);
-    buf_fini(&h.out);
-    drop_node(p);
-}
-
-static void a_peer_of_another_version_is_told_so(void **state)
-{
-    struct clusternode *p = make_node();
-    struct transport_call call = {0};
-    struct transport_peer *peer;
-    const struct msg_stamp stamp = {.node_id = 1};
-    struct buf b = {0};
-    struct msg_writer w = msg_begin(&b, MSG_WHO, &stamp);
-    struct msg_header h;
-    struct msg_reader in;
-    struct msg_error e;
-
-    (void)state;
-    clusternode_start(p, true);
-    msg_put_text(&w, "");
-    b.data[5] = MSG_VERSION + 1;
-    assert_int_equal(peer_open(&peer, p->url), 0);
-    assert_int_equal(peer_call(peer, &call, b.data, b.len, 5000), 0);
-    assert_int_equal(msg_open(call.data, call.len, &h, &in), 0);
-    assert_int_equal(h.type, MSG_ERROR);
-    assert_int_equal(msg_error_read(&in, &e), 0);
-    assert_int_equal(e.code, -ERR_VERSION);
-    peer_done(&call);
-    peer_close(peer);
-    buf_fini(&b);
-    drop_node(p);
-}
-
-static void a_higher_epoch_in_any_message_stops_a_primary(void **state)
-{
-    struct clusternode *p = make_node();
-    struct node_status *s = malloc(sizeof *s);
-    struct transport_call call = {0};
-    struct transport_peer *peer;
-    struct msg_stamp stamp;
-    struct buf b = {0};
-    struct msg_writer w;
-
-    (void)state;
-    clusternode_start(p, true);
-    assert_int_equal(clusternode_write(p, "a", 512, 2, 0), 0);
-    node_status(p->node, s);
-    stamp = (struct msg_stamp){.cluster_id = s->cluster_id, .node_id = 5, .epoch = s->epoch + 3};
-    w = msg_begin(&b, MSG_ACK, &stamp);
-    msg_put_u64(&w, 99);
-    assert_int_equal(peer_open(&peer, p->url), 0);
-    assert_int_equal(peer_call(peer, &call, b.data, b.len, 5000), 0);
-    assert_int_not_equal(clusternode_write(p, "a", 512, 2, 1), 0);
-    assert_true(clusternode_wait_role(p, ROLE_REPLICA, LONG_MS));
-    assert_true(role_epoch(&p->role) == s->epoch + 3);
-    assert_int_equal(p->became_replica, 1);
-    peer_done(&call);
-    peer_close(peer);
-    buf_fini(&b);
-    free(s);
-    drop_node(p);
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -634,10 +449,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_third_node_follows_the_new_primary),
         cmocka_unit_test(a_primary_that_is_not_a_candidate_stays_none),
         cmocka_unit_test(a_node_of_another_cluster_does_not_start),
-        cmocka_unit_test(bytes_that_are_not_ours_do_no_harm),
-        cmocka_unit_test(a_lost_answer_is_given_again),
-        cmocka_unit_test(a_peer_of_another_version_is_told_so),
-        cmocka_unit_test(a_higher_epoch_in_any_message_stops_a_primary),
     };
 
     int failed;
