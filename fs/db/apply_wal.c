@@ -294,6 +294,7 @@ static bool is_hole(const struct writer *w, uint32_t pgno, const uint8_t *page)
     return pgno > w->r->highest && sparse_is_zero(page, w->header.page_size);
 }
 
+/* A record of gigabytes does not hold up the end of the daemon: -ERR_CLOSED, and it is taken back. */
 static int put_record(struct writer *w, struct txlog_entry *e)
 {
     struct ltx_decoder d = {0};
@@ -302,7 +303,7 @@ static int put_record(struct writer *w, struct txlog_entry *e)
 
     for (int more = 1; !err && more;) {
         uint8_t *page;
-        err = next_page(w, held != 0, &page);
+        err = *w->r->quit ? -ERR_CLOSED : next_page(w, held != 0, &page);
         if (err)
             break;
         more = ltx_decode_page(&d, &pgno, page);

@@ -252,6 +252,52 @@ static void a_long_read_stops_nobody(void **state)
     end();
 }
 
+/* Each write to the replica's WAL takes its time, once the daemon is about to end. */
+static atomic_bool ending;
+
+static void slow_wal(int fd, size_t size, off_t off)
+{
+    unsigned before = wal_writes;
+    watch_wal(fd, size, off);
+    if (wal_writes == before)
+        return;
+    for (struct mono start = mono_now(); !ending && mono_since_ms(start) < LIMIT_MS;)
+        usleep(1000);
+    usleep(200 * 1000);
+}
+
+static void a_long_record_is_taken_back_when_the_daemon_ends(void **state)
+{
+    (void)state;
+    struct logcopy copy;
+    begin();
+    logcopy_open(&copy);
+    sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+    sql_do(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    fsnode_ship(&primary, &replica, NAME);
+    wait_applied(&replica, NAME);
+    sql_do(db, "INSERT INTO t VALUES(randomblob(10000000))"); /* ten writes */
+    ending = false;
+    wal_writes = 0;
+    fsnode_watch_writes(slow_wal);
+    fsnode_ship(&primary, &replica, NAME);
+    for (struct mono start = mono_now(); wal_writes == 0 && mono_since_ms(start) < LIMIT_MS;)
+        usleep(1000);
+    assert_int_equal(wal_writes, 1);
+    ending = true;
+    fsnode_close(&replica);
+    fsnode_watch_writes(NULL);
+    assert_true(wal_writes < 5);
+
+    fsnode_open(&replica, replica_root, true);
+    fsnode_follow(&replica);
+    wait_applied(&replica, NAME);
+    assert_same(&replica, NAME, &copy, "a long record, at the second time");
+    sql_close(db);
+    logcopy_close(&copy);
+    end();
+}
+
 static void a_deleted_database_goes_and_comes_back(void **state)
 {
     (void)state;
@@ -337,6 +383,7 @@ int main(void)
         cmocka_unit_test(the_wal_is_written_in_whole_cache_pages),
         cmocka_unit_test(a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew),
         cmocka_unit_test(a_long_read_stops_nobody),
+        cmocka_unit_test(a_long_record_is_taken_back_when_the_daemon_ends),
         cmocka_unit_test(a_deleted_database_goes_and_comes_back),
         cmocka_unit_test(roles_may_change),
     };
