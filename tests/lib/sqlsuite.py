@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import time
 
+from lib import check
 from lib.case import Skip, need, wait_for
 from lib.client import create
 from lib.clients import Client
@@ -174,6 +175,7 @@ class Suite:
         """Some tests leave gigabytes: they are compared on the disk."""
         exports = []
         for node in self.cluster.nodes:
+            check.matches(node, name, limit=600)
             exports.append(self.scratch.join(node.name + ".export"))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(exports[-1])
