@@ -194,7 +194,7 @@ def full_shell():
     return os.path.join(sqlsuite.BUILT, "bin", "sqlite3")
 
 
-@test(limit=BUILD_LIMIT)
+@test(sqlite=True, limit=BUILD_LIMIT)
 def what_recover_writes_into_the_mount_replicates(scratch):
     shell = full_shell()
     damaged = outside(scratch, "damaged.db", rows=500)
@@ -225,7 +225,7 @@ def what_recover_writes_into_the_mount_replicates(scratch):
         need(b"kept" in script, ".recover on the replica says: %r", script[-300:])
 
 
-@test(limit=BUILD_LIMIT, each=("delete", "wal"))
+@test(sqlite=True, limit=BUILD_LIMIT, each=("delete", "wal"))
 def pages_that_are_written_through_sqlite_dbpage_replicate(scratch, mode):
     """As sqlite3_rsync does it: page by page, inside a transaction, past the SQL of the database."""
     shell = full_shell()

@@ -15,7 +15,7 @@ def clean(result):
     return result.tests
 
 
-@test(limit=LIMIT)
+@test(sqlite=True, limit=LIMIT)
 def a_tenth_of_sqlites_tests_passes_on_the_mount(scratch):
     with sqlsuite.Suite(scratch) as suite:
         tests = 0
@@ -28,7 +28,7 @@ def a_tenth_of_sqlites_tests_passes_on_the_mount(scratch):
         figure("%d tests of SQLite's, 0 errors; %d looks at the replica", tests, looks)
 
 
-@test(limit=LIMIT, each=("WAL", "DELETE"))
+@test(sqlite=True, limit=LIMIT, each=("WAL", "DELETE"))
 def sqlites_tests_with_several_processes_pass_on_the_mount(scratch, mode):
     with sqlsuite.Suite(scratch) as suite:
         for script in ("multiwrite01.test", "crash01.test"):
@@ -37,7 +37,7 @@ def sqlites_tests_with_several_processes_pass_on_the_mount(scratch, mode):
         suite.finish()
 
 
-@test(limit=LIMIT)
+@test(sqlite=True, limit=LIMIT)
 def sqlites_tests_with_several_threads_pass_on_the_mount(scratch):
     with sqlsuite.Suite(scratch) as suite:
         for pattern in ("walthread5", "cgt_pager_1", "create_drop_index_1", "vacuum1"):

@@ -15,9 +15,9 @@ class Skip(Exception):
 
 
 class Test:
-    def __init__(self, function, name, limit, alone, full, value, has_value):
+    def __init__(self, function, name, limit, alone, full, sqlite, value, has_value):
         self.function, self.name, self.limit, self.alone, self.full = function, name, limit, alone, full
-        self.value, self.has_value = value, has_value
+        self.sqlite, self.value, self.has_value = sqlite, value, has_value
 
     def run(self, scratch):
         if self.has_value:
@@ -26,17 +26,17 @@ class Test:
             self.function(scratch)
 
 
-def test(limit=60, alone=False, each=None, full=False):
+def test(limit=60, alone=False, each=None, full=False, sqlite=False):
     """limit: seconds. alone: measures time, so no other test may run meanwhile. full: takes more than a minute, so
-    it is run with --full only."""
+    it is run with --full only. sqlite: needs SQLite's own programs, which take minutes to build."""
     def add(function):
         if each is None:
-            TESTS.append(Test(function, function.__name__, limit, alone, full, None, False))
+            TESTS.append(Test(function, function.__name__, limit, alone, full, sqlite, None, False))
         else:
             for value in each:
                 words = value if isinstance(value, tuple) else (value,)
                 name = "%s[%s]" % (function.__name__, ",".join(str(w) for w in words))
-                TESTS.append(Test(function, name, limit, alone, full, value, True))
+                TESTS.append(Test(function, name, limit, alone, full, sqlite, value, True))
         return function
     return add
 

@@ -55,3 +55,10 @@ void dice_page(void *page, size_t n)
     dice_fill(page, random_part);
     memset((uint8_t *)page + random_part, (int)dice_below(4), n - random_part);
 }
+
+uint32_t dice_share(void)
+{
+    const char *wanted = getenv("TANDEMFS_SHARE");
+    unsigned long share = wanted != NULL ? strtoul(wanted, NULL, 10) : 1;
+    return share > 0 && share < 1000 ? (uint32_t)share : 1;
+}

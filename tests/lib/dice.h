@@ -15,4 +15,7 @@ void dice_fill(void *out, size_t n);
 /* A page as databases have them: a part of it random, the rest repeating. */
 void dice_page(void *page, size_t n);
 
+/* Of what a sweep looks at, one in so many: TANDEMFS_SHARE, or 1. For slow builds. */
+uint32_t dice_share(void);
+
 #endif

@@ -460,7 +460,7 @@ static void try_given(const char *cut)
 static size_t wanted_states(void)
 {
     const char *wanted = getenv("TANDEMFS_POWER_STATES");
-    return wanted ? strtoul(wanted, NULL, 10) : STATES;
+    return wanted ? strtoul(wanted, NULL, 10) : STATES / dice_share();
 }
 
 unsigned powertrial_rounds(void)

@@ -15,6 +15,7 @@ import pwd
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import time
 
@@ -50,9 +51,25 @@ class Result:
             self.name, self.tests, self.errors, self.seconds, "".join("\n    " + line for line in self.said))
 
 
+BUILD = os.path.join(TOP, "tests/sqlite/build")
+
+
+@contextlib.contextmanager
+def built_meanwhile():
+    """Builds beside other work; whoever needs it waits for it in build(), and finds out what became of it."""
+    process = subprocess.Popen(["nice", BUILD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
 def build():
     """Fetches and builds, once. Needs the system's package sources."""
-    done = subprocess.run([os.path.join(TOP, "tests/sqlite/build")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run([BUILD], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True, check=False)
     if done.returncode != 0:
         raise Skip("SQLite's test programs could not be built: %s" % " ".join(done.stdout.split())[-400:])

@@ -258,7 +258,7 @@ static void sweep(struct setup setup)
         for (uint64_t step = 1; step <= steps; step++)
             try_step(&setup, step);
     } else {
-        for (unsigned i = 0; i < SAMPLES; i++)
+        for (unsigned i = 0; i < SAMPLES / dice_share(); i++)
             try_step(&setup, 1 + sqlwork_below(&chosen, (uint32_t)steps));
     }
 }

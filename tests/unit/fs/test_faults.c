@@ -336,7 +336,7 @@ static unsigned sweep_kind(const struct scene *s, enum fault only, const char *b
                            const char *after)
 {
     bool full = only != FAULT_COUNT;
-    int step = full ? 1 : STEP, n = full ? 0 : (int)dice_below(STEP);
+    int step = full ? 1 : STEP * (int)dice_share(), n = full ? 0 : (int)dice_below((uint32_t)step);
     unsigned past = 0; /* kinds in a row that had no n-th call */
     for (; past < (full ? 1 : FAULT_COUNT); n += step) {
         enum fault kind = full ? only : (enum fault)(FAULT_EIO + n % (FAULT_COUNT - FAULT_EIO));

@@ -16,6 +16,7 @@
 #include "fs/db/replica.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
+#include "tests/lib/dice.h"
 #include "tests/lib/fault.h"
 #include "tests/lib/folder.h"
 #include "tests/lib/nodecheck.h"
@@ -78,7 +79,7 @@ static bool next_fault(struct sweep *s, bool fired)
         s->n = 0;
         return ++s->kind < FAULT_COUNT;
     }
-    s->n++;
+    s->n += all ? 1 : (int)dice_share();
     if (!all)
         s->kind = (enum fault)(FAULT_EIO + s->n % (FAULT_COUNT - FAULT_EIO));
     return all || s->past < FAULT_COUNT;
@@ -92,6 +93,8 @@ static bool begin_sweep(struct sweep *s, const char *scene, const char *mode)
     snprintf(name, sizeof name, "%s, %s", scene, mode);
     if (getenv("TEST_SCENE") && strcmp(getenv("TEST_SCENE"), name) != 0)
         return false;
+    if (!getenv("TANDEMFS_FULL"))
+        s->n = (int)dice_below(dice_share());
     if (getenv("TEST_FAULT")) {
         int kind;
         assert_int_equal(sscanf(getenv("TEST_FAULT"), "%d:%d", &kind, &s->n), 2);

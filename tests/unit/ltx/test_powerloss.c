@@ -491,7 +491,7 @@ static void sweep_once(const char *name, bool rebases, size_t states)
 static void sweep(const char *name, bool rebases)
 {
     const char *wanted = getenv("TANDEMFS_POWER_STATES");
-    size_t states = wanted ? strtoul(wanted, NULL, 10) : STATES;
+    size_t states = wanted ? strtoul(wanted, NULL, 10) : STATES / dice_share();
     unsigned rounds = 1;
     all_first = all_second = 0;
     for (; states > STATES; states -= STATES, rounds++)
