@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "ltx/base/err.h"
-#include "ltx/base/file.h"
+#include "ltx/base/sparse.h"
 
 #define BODY_MAX (64u << 20) /* bytes of an answer kept in memory */
 #define PIECE (256u << 10)
@@ -184,16 +184,20 @@ static int body_to_file(struct exchange *x, uint64_t size, int fd, http_progress
 {
     uint8_t *piece = malloc(PIECE);
     uint64_t done = 0;
+    struct sparse file;
     int err = piece ? 0 : -ERR_NOMEM;
+    sparse_begin(&file, fd);
     while (!err && done < size) {
         size_t got, want = size - done < PIECE ? (size_t)(size - done) : PIECE;
         err = read_piece(x, piece, want, &got);
-        if (!err) {
-            err = file_write(fd, piece, got, (int64_t)done);
-            if (err)
-                snprintf(x->why, x->why_size, "cannot write the copy: %s", err_text(err));
-        }
+        if (err)
+            break;
+        err = sparse_write(&file, piece, got, (int64_t)done);
         done += got;
+        if (!err && done == size)
+            err = sparse_set_size(&file, (int64_t)size);
+        if (err)
+            snprintf(x->why, x->why_size, "cannot write the copy: %s", err_text(err));
         if (progress)
             progress(ctx, done, size);
     }

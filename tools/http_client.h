@@ -27,8 +27,8 @@ int http_call(const char *address, const char *method, const char *uri, int64_t 
               struct http_reply *reply, char *why, size_t why_size);
 
 /*
- * The body of a 200 into the file `fd`, anything else into the reply. Waits without limit for the
- * answer to begin. progress may be NULL.
+ * The body of a 200 into the empty file `fd`, zeros as holes; anything else into the reply. Waits
+ * without limit for the answer to begin. progress may be NULL.
  */
 typedef void http_progress(void *ctx, uint64_t done, uint64_t total);
 int http_download(const char *address, const char *uri, int fd, http_progress *progress, void *ctx,

@@ -131,6 +131,7 @@ def zeros_that_were_never_written_take_no_room_in_a_replicas_wal(scratch, rested
             node.cli("export", "app.db", path, limit=60)
         need(os.path.getsize(exports[0]) >= size, "the file is not long: %d", os.path.getsize(exports[0]))
         need(filecmp.cmp(*exports, shallow=False), "the nodes have different bytes")
+        need(stored(exports[0]) < size // 10, "the export takes %d bytes", stored(exports[0]))
         tree = os.path.join(c[1].data, "tree")
         for name in os.listdir(tree):
             need(stored(os.path.join(tree, name)) < size // 10, "%s takes %d bytes", name, stored(os.path.join(tree, name)))
