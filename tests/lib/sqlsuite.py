@@ -58,7 +58,7 @@ BUILD = os.path.join(TOP, "tests/sqlite/build")
 def built_meanwhile():
     """Builds beside other work; whoever needs it waits for it in build(), and finds out what became of it."""
     process = subprocess.Popen(["nice", BUILD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               stdin=subprocess.DEVNULL, start_new_session=True)
+                               stdin=subprocess.DEVNULL, preexec_fn=os.setpgrp)
     try:
         yield
     finally:
