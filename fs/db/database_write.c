@@ -295,8 +295,11 @@ int database_after_truncate(struct database *db, enum file_kind kind, bool own, 
         db->dirty.size = true;
         db->dirty.last_write = mono_now();
         db->unsettled = false;
+        int64_t end = (int64_t)info.commit * info.page_size;
         if (size == 0 || info.commit == 0)
             db->dirty.all = true;
+        else if (size < end) /* what comes again behind it is zeros */
+            dirty_add(&db->dirty, info.page_size, size, (uint64_t)(end - size));
         poke = true;
     }
     mutex_unlock(&db->mutex);

@@ -170,6 +170,30 @@ def a_file_that_is_not_as_long_as_its_header_says_is_the_same_everywhere(scratch
             equal(c[1].export("app.db") == f.read(), True, "the bytes are the same")
 
 
+@test(limit=60, each=("between pages", "within a page"))
+def a_file_that_is_cut_and_gets_its_length_again_is_the_same_everywhere(scratch, where):
+    """What was cut off is zeros then, although nobody wrote these pages. "damaged" would it be at the next start."""
+    with Cluster(scratch) as c:
+        c[0].sql("app.db", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)", "INSERT INTO t(b) VALUES(randomblob(200000))")
+        c.wait_level("app.db")
+        path = c[0].db("app.db")
+        size, before = os.path.getsize(path), c.wait_level("app.db")["app.db"]
+        with open(path, "r+b") as f:
+            f.truncate(size // 8192 * 4096 + (1000 if where == "within a page" else 0))
+            f.seek(size - 4)
+            f.write(b"tail")
+        with open(path, "rb") as f:
+            want = f.read()
+        wait_for(lambda: c.wait_level("app.db")["app.db"] != before, 15, "a record of it")
+        c.wait_level("app.db")
+        for restarted in (False, True):
+            for node in c.nodes:
+                if restarted:
+                    node.restart(kill=True)
+                check.matches(node, "app.db")
+                equal(node.export("app.db") == want, True, "the bytes on " + node.name)
+
+
 @test(limit=90)
 def raw_changes_survive_a_restart(scratch):
     files = unfinished(scratch, "wal")
