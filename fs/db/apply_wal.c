@@ -273,15 +273,30 @@ static int build(struct writer *w, uint32_t pgno, uint32_t commit)
     return 0;
 }
 
+/* As it is after all that has been built: the log may hold a later one. */
+static int read_page_one(struct writer *w, uint8_t *page)
+{
+    uint32_t size = w->header.page_size, f = w->frame, head = WAL_FRAME_HEADER_SIZE;
+    while (f > w->mx_frame && w->pgno[f - 1 - w->mx_frame] != 1)
+        f--;
+    if (f > w->mx_frame && f >= w->first) {
+        memcpy(page, frames(w) + (f - w->first) * (size_t)wal_frame_size(size) + head, size);
+        return 0;
+    }
+    int err = f > w->mx_frame ? 0 : walindex_last_frame(&w->r->index, w->mx_frame, 1, &f);
+    if (err)
+        return err;
+    return f > 0 ? file_read(w->r->wal_fd, page, size, wal_frame_offset(size, f) + head)
+                 : file_read(w->r->main_fd, page, size, 0);
+}
+
 /* A record that changes nothing but the size still needs a frame that says so: page 1 again. */
 static int put_size_only(struct writer *w, uint32_t commit)
 {
     uint8_t *page;
-    uint32_t page_size;
-    struct page_reader reader = catalog_page_reader(w->r->db->catalog);
     int err = next_page(w, false, &page);
     if (!err)
-        err = reader.read(reader.ctx, w->r->ledger, 1, page, &page_size);
+        err = read_page_one(w, page);
     return err ? err : build(w, 1, commit);
 }
 

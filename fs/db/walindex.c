@@ -165,6 +165,24 @@ int walindex_highest_page(struct walindex *w, uint32_t mx_frame, uint32_t *pgno)
     return 0;
 }
 
+int walindex_last_frame(struct walindex *w, uint32_t mx_frame, uint32_t pgno, uint32_t *frame)
+{
+    struct table t;
+    *frame = 0;
+    for (uint32_t f = mx_frame; f > 0; f--) {
+        if (f == mx_frame || block_of(f) != block_of(f + 1)) {
+            int err = table_of(w, block_of(f), &t);
+            if (err)
+                return err;
+        }
+        if (t.pgno[f - t.zero - 1] == pgno) {
+            *frame = f;
+            break;
+        }
+    }
+    return 0;
+}
+
 /* Takes out what a rolled-back or dead writer entered after mx_frame, in the block that holds it.
  */
 static int clean_after(struct walindex *w, uint32_t mx_frame)

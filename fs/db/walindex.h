@@ -73,6 +73,8 @@ static inline uint16_t walindex_page_size_field(uint32_t page_size)
 int walindex_backfill(struct walindex *w, uint32_t *frames);
 /* The highest page number of the frames up to mx_frame, 0 if that is 0. */
 int walindex_highest_page(struct walindex *w, uint32_t mx_frame, uint32_t *pgno);
+/* The last frame up to mx_frame that holds the page, 0 if none does. */
+int walindex_last_frame(struct walindex *w, uint32_t mx_frame, uint32_t pgno, uint32_t *frame);
 
 /* Enters frame number `frame` for page `pgno` into the hash tables (grows the file). Invisible to
  * readers until published. */

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "fs/db/locks.h"
 #include "fs/db/walindex.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
@@ -252,6 +253,66 @@ static void a_long_read_stops_nobody(void **state)
     end();
 }
 
+/* A record on the primary's log alone: `commit` pages, of them page 1 if it is given. */
+static void log_record(uint32_t commit, const uint8_t *page_one)
+{
+    static struct ledger_tx tx;
+    struct ledger *l = fsnode_ledger(&primary, NAME);
+    struct ledger_info info;
+    ledger_info(l, &info);
+    struct ledger_change change = {.page_size = info.page_size, .commit = commit};
+    assert_int_equal(ledger_begin(l, &tx, &change), 0);
+    if (page_one)
+        assert_int_equal(ledger_put_page(&tx, 1, page_one), 0);
+    assert_int_equal(ledger_publish(&tx, NULL), 0);
+    ledger_tx_fini(&tx);
+}
+
+/* Page 1 is put again for it, as it was then: later records may have another one. */
+static void a_record_of_a_size_alone_is_applied_late(void **state)
+{
+    (void)state;
+    for (unsigned batch = 0; batch < 2; batch++) {
+        struct logcopy copy;
+        size_t size;
+        begin();
+        logcopy_open(&copy);
+        sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
+        sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+        sql_do(db, "INSERT INTO t VALUES(randomblob(20000))");
+        sql_close(db);
+        fsnode_ship(&primary, &replica, NAME);
+        wait_applied(&replica, NAME);
+        assert_same(&replica, NAME, &copy, "the beginning");
+
+        int fd = open(fsnode_path(&replica, NAME "-shm"), O_RDWR | O_CLOEXEC);
+        assert_int_equal(lock_exclusive(fd, LOCK_SHM_WRITE, 1), 0);
+        uint8_t *bytes = seen(&replica, NAME, &size);
+        uint32_t pages = (uint32_t)(size / 1024);
+        bytes[27]++;
+        if (batch) /* page 1 is among the frames that were built before it */
+            log_record(pages, bytes);
+        log_record(pages - 2, NULL);
+        bytes[27]++;
+        log_record(pages - 2, bytes);
+        fsnode_ship(&primary, &replica, NAME);
+        lock_release(fd, LOCK_SHM_WRITE, 1);
+        close(fd);
+        wait_applied(&replica, NAME);
+        sqlite3_free(bytes);
+        assert_int_equal(
+            sqlite3_open_v2(fsnode_path(&replica, NAME), &db, SQLITE_OPEN_READONLY, NULL),
+            SQLITE_OK);
+        bytes = sql_bytes(db, "main", &size);
+        sql_close(db);
+        logcopy_advance(&copy, fsnode_ledger(&replica, NAME));
+        assert_true(logcopy_equals(&copy, bytes, size));
+        sqlite3_free(bytes);
+        logcopy_close(&copy);
+        end();
+    }
+}
+
 /* Each write to the replica's WAL takes its time, once the daemon is about to end. */
 static atomic_bool ending;
 
@@ -383,6 +444,7 @@ int main(void)
         cmocka_unit_test(the_wal_is_written_in_whole_cache_pages),
         cmocka_unit_test(a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew),
         cmocka_unit_test(a_long_read_stops_nobody),
+        cmocka_unit_test(a_record_of_a_size_alone_is_applied_late),
         cmocka_unit_test(a_long_record_is_taken_back_when_the_daemon_ends),
         cmocka_unit_test(a_deleted_database_goes_and_comes_back),
         cmocka_unit_test(roles_may_change),
