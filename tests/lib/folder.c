@@ -11,6 +11,7 @@
 
 #include "ltx/base/assert.h"
 #include "ltx/base/file.h"
+#include "tests/lib/scratch.h"
 
 static uint8_t *read_at(int dirfd, const char *path, size_t *size)
 {
@@ -97,8 +98,7 @@ static void remove_tree(int at)
 
 void folder_make(struct folder *f)
 {
-    snprintf(f->path, sizeof f->path, "/tmp/tandemfs-unit-%d-XXXXXX", (int)getpid());
-    ASSERT(mkdtemp(f->path) != NULL, "a test has room in /tmp");
+    scratch_make(f->path);
     f->fd = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     ASSERT(f->fd >= 0, "a folder that was made can be opened");
 }

@@ -5,10 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tests/lib/scratch.h"
+
 /* Temporary folders for tests that keep files. A failed call ends the program. */
 
 struct folder {
-    char path[64];
+    char path[SCRATCH_PATH_MAX];
     int fd;
 };
 

@@ -28,9 +28,10 @@
  * takes and applies records. A start may fail, or leave a database alone; the next one finds all of it. A
  * replica goes on when the trouble is over.
  *
- * Of each call one way to fail is tried; with TANDEMFS_FULL set, all of them. TEST_FAULT=kind:n and TEST_SCENE
- * as printed: that one alone.
+ * Of one call in STEP one way to fail is tried, and each run begins at another call; with TANDEMFS_FULL set,
+ * all ways of all calls. TEST_FAULT=kind:n and TEST_SCENE as printed: that one alone.
  */
+#define STEP 3
 
 static const char *const names[] = {"app.db", "b.db", NULL};
 static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "WAL"};
@@ -79,7 +80,7 @@ static bool next_fault(struct sweep *s, bool fired)
         s->n = 0;
         return ++s->kind < FAULT_COUNT;
     }
-    s->n += all ? 1 : (int)dice_share();
+    s->n += all ? 1 : STEP * (int)dice_share();
     if (!all)
         s->kind = (enum fault)(FAULT_EIO + s->n % (FAULT_COUNT - FAULT_EIO));
     return all || s->past < FAULT_COUNT;
@@ -94,7 +95,7 @@ static bool begin_sweep(struct sweep *s, const char *scene, const char *mode)
     if (getenv("TEST_SCENE") && strcmp(getenv("TEST_SCENE"), name) != 0)
         return false;
     if (!getenv("TANDEMFS_FULL"))
-        s->n = (int)dice_below(dice_share());
+        s->n = (int)dice_below(STEP * dice_share());
     if (getenv("TEST_FAULT")) {
         int kind;
         assert_int_equal(sscanf(getenv("TEST_FAULT"), "%d:%d", &kind, &s->n), 2);
