@@ -172,10 +172,9 @@ def a_file_that_is_not_as_long_as_its_header_says_is_the_same_everywhere(scratch
 
 @test(limit=60, each=("between pages", "within a page"))
 def a_file_that_is_cut_and_gets_its_length_again_is_the_same_everywhere(scratch, where):
-    """What was cut off is zeros then, although nobody wrote these pages. "damaged" would it be at the next start."""
+    """What was cut off is zeros then, although nobody wrote these pages."""
     with Cluster(scratch) as c:
         c[0].sql("app.db", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)", "INSERT INTO t(b) VALUES(randomblob(200000))")
-        c.wait_level("app.db")
         path = c[0].db("app.db")
         size, before = os.path.getsize(path), c.wait_level("app.db")["app.db"]
         with open(path, "r+b") as f:
