@@ -12,6 +12,7 @@
 #include "fs/db/dying.h"
 #include "fs/db/header.h"
 #include "fs/db/scrub.h"
+#include "fs/db/super.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -246,7 +247,7 @@ static int count_plain(void *ctx, const char *path)
 uint32_t catalog_plain_files(struct catalog *c)
 {
     struct plain_count p = {.catalog = c};
-    tree_walk(c->tree_dirfd, count_plain, &p);
+    tree_walk(c->tree_dirfd, FILE_MAIN, count_plain, &p);
     return p.count;
 }
 
@@ -287,7 +288,9 @@ int catalog_recover(struct catalog *c)
     for (uint32_t i = 0; !err && i < store_count(c->store); i++)
         err = recover_database(c, store_at(c->store, i));
     if (!err)
-        err = tree_walk(c->tree_dirfd, adopt, c);
+        err = tree_walk(c->tree_dirfd, FILE_MAIN, adopt, c);
+    if (!err)
+        err = super_remove_ended(c);
     return err ? err : boot_remember(store_data_dirfd(c->store));
 }
 

@@ -68,8 +68,8 @@ void follow_stop(struct follow *f); /* joins all threads, closes all handles on 
 int recover_database(struct catalog *c, struct ledger *l);
 int recover_stranger(struct catalog *c, const char *path);
 
-/* tree.c: calls `visit` with the path of every regular file below the tree that is not a journal,
- * WAL or shared memory. */
-int tree_walk(int tree_dirfd, int (*visit)(void *ctx, const char *path), void *ctx);
+/* tree.c: calls `visit` with the path of every regular file below the tree whose name is of that kind. */
+int tree_walk(int tree_dirfd, enum file_kind kind, int (*visit)(void *ctx, const char *path),
+              void *ctx);
 
 #endif

@@ -106,7 +106,7 @@ void database_after_rename(struct database *from, enum file_kind kind, struct da
 /*
  * A file of that kind was made in a folder, or removed from it: must a client's fsync of the folder reach
  * the disk? Not for side files that recovery drops, nor for a journal that went: its transaction is
- * durable in the log before.
+ * durable in the log before. But one over several databases has ended only when its super-journal is gone.
  */
 bool database_making_counts(enum file_kind kind);
 bool database_removal_counts(enum file_kind kind);

@@ -284,5 +284,5 @@ bool database_making_counts(enum file_kind kind)
 
 bool database_removal_counts(enum file_kind kind)
 {
-    return kind == FILE_MAIN;
+    return kind == FILE_MAIN || kind == FILE_SUPER;
 }

@@ -25,6 +25,26 @@ int journal_look(int fd, bool *hot)
     return err == -ERR_TRUNCATED ? 0 : err;
 }
 
+int journal_super_name(int fd, char name[JOURNAL_SUPER_MAX])
+{
+    uint8_t tail[16];
+    int64_t size;
+    *name = '\0';
+    int err = file_size(fd, &size);
+    if (err || size < (int64_t)sizeof tail)
+        return err;
+    err = file_read(fd, tail, sizeof tail, size - (int64_t)sizeof tail);
+    uint32_t length = get_be32(tail), sum = get_be32(tail + 4);
+    if (err || memcmp(tail + 8, JOURNAL_MAGIC, 8) != 0 || length >= JOURNAL_SUPER_MAX ||
+        length > size - (int64_t)sizeof tail)
+        return err;
+    err = file_read(fd, name, length, size - (int64_t)sizeof tail - length);
+    for (uint32_t i = 0; i < length; i++)
+        sum -= (uint32_t)name[i]; /* a char as SQLite has it: with its sign, where it has one */
+    name[err || sum ? 0 : length] = '\0';
+    return err;
+}
+
 static bool segment_parse(const uint8_t in[JOURNAL_HEADER_SIZE], struct segment *out)
 {
     if (memcmp(in, JOURNAL_MAGIC, 8) != 0)

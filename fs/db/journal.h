@@ -19,13 +19,22 @@
  *    0 4  page number
  *    4 n  the page as it was
  *  4+n 4  checksum: the nonce plus the bytes of the page at size-200, size-400, ...
- * At the end of the file the name of a super-journal may follow.
+ * A transaction over several databases adds the name of its super-journal, which ends with the file:
+ *    0 4  the number of the lock page, which no record has
+ *    4 n  absolute path, without a NUL
+ *  4+n 4  n
+ *  8+n 4  the sum of the name's characters
+ * 12+n 8  magic
  */
 #define JOURNAL_HEADER_SIZE 28
 #define JOURNAL_MAGIC "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 /* *hot: does the file begin with a header that SQLite would roll back? An empty one does not. */
 int journal_look(int fd, bool *hot);
+
+/* The super-journal's name, "" if there is none or it does not match its checksum. */
+#define JOURNAL_SUPER_MAX 4096 /* bytes, with the NUL */
+int journal_super_name(int fd, char name[JOURNAL_SUPER_MAX]);
 
 /*
  * Writes the pages of the journal back through `put` and, at the end, `resize` to the size before

@@ -49,15 +49,41 @@ static int compare_leaf(void *ctx, uint32_t pgno)
     return compare_page(ctx, pgno, page);
 }
 
+static int compare_unused(struct database *db, uint32_t page_size, uint32_t page_count)
+{
+    struct database_pages w = {.db = db, .page_size = page_size};
+    return freelist_leaves(
+        (struct freelist_walk){.read = database_pages_read, .visit = compare_leaf, .ctx = &w},
+        page_size, page_count);
+}
+
+/* The journal goes; a start after another crash must know of what is left. */
+static int note_leftover(struct database *db)
+{
+    db->leftover = dirty_any(&db->dirty);
+    return db->leftover ? ledger_set_unclean(db->ledger, true) : 0;
+}
+
 int leftover_take_in_unused(struct database *db, const struct ledger_info *info)
 {
+    int err = compare_unused(db, info->page_size, info->commit);
+    return err ? err : note_leftover(db);
+}
+
+int leftover_take_in_undone(struct database *db, const struct ledger_info *info,
+                            const struct dirty *touched, int64_t size)
+{
     struct database_pages w = {.db = db, .page_size = info->page_size};
-    struct freelist_walk walk = {.read = database_pages_read, .visit = compare_leaf, .ctx = &w};
-    int err = freelist_leaves(walk, info->page_size, info->commit);
-    db->leftover = dirty_any(&db->dirty);
-    if (!err && db->leftover) /* the journal goes; a start after another crash must know of it */
-        err = ledger_set_unclean(db->ledger, true);
-    return err;
+    uint8_t *page = malloc(info->page_size);
+    int err = page ? 0 : -ERR_NOMEM;
+    for (uint32_t i = 0; !err && i < touched->len; i++)
+        err = compare_page(&w, touched->pgno[i], page);
+    free(page);
+    db->dirty.size = size != (int64_t)info->commit * info->page_size;
+    db->dirty.all |= touched->all;
+    if (!err)
+        err = compare_unused(db, info->page_size, (uint32_t)(size / info->page_size));
+    return err ? err : note_leftover(db);
 }
 
 /* A commit that shrinks the database cuts the file only afterwards. Page 1 tells whether it did. */

@@ -26,6 +26,13 @@ int leftover_take_in(struct database *db, const struct ledger_info *info, int fd
 /* A journal does not bring back the bytes of pages that were unused before its transaction. */
 int leftover_take_in_unused(struct database *db, const struct ledger_info *info);
 
+/*
+ * The last record may be of a transaction that was put back (playback_together): `touched` are its pages, `size`
+ * is the length of the file in bytes. Recorded as the next one.
+ */
+int leftover_take_in_undone(struct database *db, const struct ledger_info *info,
+                            const struct dirty *touched, int64_t size);
+
 /* There is no file: it was marked before it got another name (database_will_move), and what was to follow did
  * not. */
 int leftover_take_in_absence(struct database *db);

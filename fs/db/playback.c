@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "fs/db/freelist.h"
+#include "fs/db/super.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -29,26 +30,40 @@ static int put_size_back(void *ctx, uint32_t page_count, uint32_t page_size)
     return file_truncate(p->fd, (int64_t)page_count * page_size);
 }
 
-int playback_run(struct database *db, struct playback *p)
+static int play(struct database *db, struct playback *p, uint32_t *pages)
 {
     char path[DATABASE_PATH_MAX];
     int fd;
-    uint32_t pages = 0;
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     if (err)
         return err == -ERR_NOTFOUND ? 0 : err;
     err = journal_look(fd, &p->hot);
     if (!err && p->hot)
+        err = super_is_pending(db->catalog, fd, &p->together);
+    if (!err && p->hot)
         err = journal_play_back(
-            fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p},
-            &pages);
+            fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p}, pages);
     file_close(fd);
+    return err;
+}
+
+int playback_run(struct database *db, struct playback *p)
+{
+    uint32_t pages = 0;
+    int err = play(db, p, &pages);
     if (p->hot && !err)
         log_info("recover",
                  "%s: %u pages of an unfinished transaction were put back from its journal",
                  db->path, pages);
     return err;
+}
+
+int playback_together(struct database *db, struct playback *p)
+{
+    uint32_t pages = 0;
+    p->ledger = NULL;
+    return play(db, p, &pages);
 }
 
 /* Pages that differ from the ledger, and how many of them are unused. */

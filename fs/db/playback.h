@@ -12,13 +12,20 @@
  */
 struct playback {
     int fd;                /* the database file */
-    bool hot;              /* there was a journal to play back */
+    bool hot;              /* there was a journal to play back, */
+    bool together;         /* and its transaction, over several databases, has not ended: super.h */
     struct ledger *ledger; /* knows what the pages were; NULL: nobody does */
     struct dirty touched;  /* the pages in it; freed by the caller */
 };
 
 /* Without a journal that would be rolled back it does nothing. */
 int playback_run(struct database *db, struct playback *p);
+
+/*
+ * A transaction over several databases that has not ended may have got its record here and not in another one
+ * of them. It ends for none: after the records were redone, this puts all its pages back.
+ */
+int playback_together(struct database *db, struct playback *p);
 
 /*
  * After the records were redone: pages that came from the journal and not from a record must be what the ledger

@@ -23,6 +23,9 @@
  * what may be found                     what is done
  * ------------------------------------  ------------------------------------------------------------
  * -journal that would be rolled back    its pages go back into the file, then it is removed
+ * the super-journal of that journal     its transaction over several databases has ended for none: the pages
+ *                                       go back over its record, too, if it got one, and what they were
+ *                                       becomes the next record when this node is the primary
  * -wal, -shm                            removed: what was committed in them is in the log; of a
  *                                       database in WAL mode an empty -wal is left
  * records after S                       written over the file, in order
@@ -205,66 +208,104 @@ static int make_anew(struct database *db, int *fd)
     return err ? err : file_open(database_tree(db), path, O_RDWR | O_CREAT | O_NOFOLLOW, 0644, fd);
 }
 
-static int recover_file(struct database *db, const struct ledger_info *info)
-{
-    char path[DATABASE_PATH_MAX];
-    struct playback p = {.fd = -1};
-    uint64_t records = 0;
-    int64_t size;
+/* The recovery of one database file. */
+struct recovery {
+    struct database *db;
+    const struct ledger_info *info;
+    struct playback play;
+    uint64_t redone; /* records */
+    bool unclean;    /* there are, or were, changes without a journal */
+    bool newer;      /* the file is ahead of the log: leftover_is_newer */
+    bool undone;     /* the last record may have been, see playback_together */
+};
 
-    database_file_path(db, FILE_MAIN, path);
-    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &p.fd);
-    bool lost = err == -ERR_NOTFOUND, unclean = ledger_is_unclean(db->ledger);
-    bool moved = lost && unclean && (db->catalog->same_boot || !log_has_all(db, info));
-    if (moved)
-        return leftover_take_in_absence(db);
-    if (lost && log_has_all(db, info))
-        err = make_anew(db, &p.fd);
+/* The file gets its pages back, first those of an unfinished transaction. */
+static int bring_to_log(struct recovery *r)
+{
+    if (!r->info->damaged && !r->unclean)
+        r->play.ledger = r->db->ledger;
+    int err = playback_run(r->db, &r->play);
+    if (!err && !r->newer)
+        err = redo(r->db, r->play.fd, r->info, &r->redone);
+    r->undone = r->play.together && !r->info->damaged;
+    if (!err && r->undone)
+        err = playback_together(r->db, &r->play);
+    return err;
+}
+
+/* What is in the file and not in the log. */
+static int take_in(struct recovery *r)
+{
+    int64_t size, want = (int64_t)r->info->commit * r->info->page_size;
+    int err = file_size(r->play.fd, &size);
     if (err)
         return err;
-    if (!info->damaged && !unclean)
-        p.ledger = db->ledger;
-    err = playback_run(db, &p);
-    bool newer = !lost && leftover_is_newer(db);
-    if (!err && !newer)
-        err = redo(db, p.fd, info, &records);
+    if (r->newer || r->unclean)
+        return leftover_take_in(r->db, r->info, r->play.fd, size);
+    if (r->undone)
+        return leftover_take_in_undone(r->db, r->info, &r->play.touched, size);
+    if (size != want)
+        err = file_truncate(r->play.fd, want);
+    if (!r->info->damaged)
+        dirty_add_page(&r->play.touched, 1); /* every start looks at the header */
     if (!err)
-        err = file_size(p.fd, &size);
-    if (err)
-        goto out;
-    if (newer || unclean) {
-        err = leftover_take_in(db, info, p.fd, size);
-    } else {
-        int64_t want = (int64_t)info->commit * info->page_size;
-        if (size != want)
-            err = file_truncate(p.fd, want);
-        if (!info->damaged)
-            dirty_add_page(&p.touched, 1); /* every start looks at the header */
-        if (!err)
-            err = playback_check(db, info, &p.touched);
-        if (!err && p.hot)
-            err = leftover_take_in_unused(db, info);
-    }
+        err = playback_check(r->db, r->info, &r->play.touched);
+    if (!err && r->play.hot)
+        err = leftover_take_in_unused(r->db, r->info);
+    return err;
+}
+
+/* What has been done is made to last, and the other files go. */
+static int conclude(struct recovery *r)
+{
+    struct database *db = r->db;
+    struct database_pages pages = {.db = db, .page_size = r->info->page_size};
+    bool moves = !position_equal(r->info->recovery, r->info->last);
     /* What was redone can be redone again: the settler syncs it and moves S, when clients are served
      * already. A journal, or changes that have no record, cannot. */
-    bool later = !p.hot && !newer && !info->damaged && !ledger_is_unclean(db->ledger);
-    if (!err && !later)
-        err = file_sync_data(p.fd);
+    bool later = !r->play.hot && !r->newer && !r->info->damaged && !ledger_is_unclean(db->ledger);
+    int err = later ? 0 : file_sync_data(r->play.fd);
+    /* A record that was undone may not be redone when the journal is gone that undoes it. */
+    if (!err && r->undone)
+        err = move_recovery_position(db, r->info->last);
     if (!err)
         err = remove_companions(db);
     if (!err)
-        err = leave_empty_wal(db, p.fd);
-    if (!err && info->damaged)
-        err = ledger_rebuild_sums(db->ledger, database_pages_read,
-                                  &(struct database_pages){.db = db, .page_size = info->page_size});
-    if (!err && !later && !position_equal(info->recovery, info->last))
-        err = move_recovery_position(db, info->last);
-    if (!err && records > 0)
+        err = leave_empty_wal(db, r->play.fd);
+    if (!err && r->info->damaged)
+        err = ledger_rebuild_sums(db->ledger, database_pages_read, &pages);
+    if (!err && !later && (moves || r->undone))
+        err = move_recovery_position(db, r->info->last);
+    return err;
+}
+
+static int recover_file(struct database *db, const struct ledger_info *info)
+{
+    char path[DATABASE_PATH_MAX];
+    struct recovery r = {.db = db, .info = info, .play.fd = -1};
+
+    database_file_path(db, FILE_MAIN, path);
+    int err = file_open(database_tree(db), path, O_RDWR | O_NOFOLLOW, 0, &r.play.fd);
+    bool lost = err == -ERR_NOTFOUND;
+    r.unclean = ledger_is_unclean(db->ledger);
+    bool moved = lost && r.unclean && (db->catalog->same_boot || !log_has_all(db, info));
+    if (moved)
+        return leftover_take_in_absence(db);
+    if (lost && log_has_all(db, info))
+        err = make_anew(db, &r.play.fd);
+    if (err)
+        return err;
+    r.newer = !lost && leftover_is_newer(db);
+    err = bring_to_log(&r);
+    if (!err)
+        err = take_in(&r);
+    if (!err)
+        err = conclude(&r);
+    if (!err && r.redone > 0)
         log_info("recover", "%s: %llu records redone, now at TXID %llu", db->path,
-                 (unsigned long long)records, (unsigned long long)info->last.txid);
-out:
-    dirty_fini(&p.touched);
-    file_close(p.fd);
+                 (unsigned long long)r.redone, (unsigned long long)info->last.txid);
+    dirty_fini(&r.play.touched);
+    file_close(r.play.fd);
     return err;
 }
 

@@ -86,7 +86,7 @@ int catalog_folder_renamed(struct catalog *c, const char *from, const char *to)
             disappeared(all[i]);
     catalog_put_all(all, count);
     struct renamed r = {.catalog = c, .to = to, .to_len = strlen(to)};
-    err = tree_walk(c->tree_dirfd, appeared, &r);
+    err = tree_walk(c->tree_dirfd, FILE_MAIN, appeared, &r);
     catalog_poke(c);
     return err;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "fs/db/capture_pages.h"
+#include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -27,22 +28,31 @@ static const char *below_mount(struct catalog *c, const char *name)
     return strncmp(name, mount, n) == 0 && name[n] == '/' ? name + n + 1 : NULL;
 }
 
-static int read_members(struct catalog *c, const char *path, struct members *m)
+/* The names in a super-journal, freed by the caller; a NUL follows *size bytes. */
+static int read_names(struct catalog *c, const char *path, char **names, int64_t *size)
 {
     int fd;
-    int64_t size;
     int err = file_open(catalog_tree(c), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    *names = NULL;
     if (err)
         return err;
-    err = file_size(fd, &size);
-    if (!err && size > SUPER_LIMIT)
+    err = file_size(fd, size);
+    if (!err && *size > SUPER_LIMIT)
         err = -ERR_LIMIT;
-    char *names = err ? NULL : calloc(1, (size_t)size + 1);
-    if (!err && !names)
+    *names = err ? NULL : calloc(1, (size_t)*size + 1);
+    if (!err && !*names)
         err = -ERR_NOMEM;
     if (!err)
-        err = file_read(fd, names, (size_t)size, 0);
+        err = file_read(fd, *names, (size_t)*size, 0);
     file_close(fd);
+    return err;
+}
+
+static int read_members(struct catalog *c, const char *path, struct members *m)
+{
+    char *names;
+    int64_t size;
+    int err = read_names(c, path, &names, &size);
     for (char *p = names; !err && p < names + size && m->count < SUPER_DATABASES;
          p += strlen(p) + 1) {
         const char *journal = below_mount(c, p);
@@ -122,4 +132,57 @@ int super_commit(struct catalog *c, const char *path)
     for (unsigned i = 0; i < m.count; i++)
         catalog_put(m.db[i]);
     return err;
+}
+
+/* ---- start ---- */
+
+/* Where in the tree a file lies that a client called `name`; NULL: nowhere. The mount may have had another
+ * place then. */
+static const char *in_tree(struct catalog *c, const char *name)
+{
+    for (const char *p = strchr(name, '/'); p; p = strchr(p + 1, '/'))
+        if (p[1] != '/' && p[1] != '\0' && file_exists(catalog_tree(c), p + 1))
+            return p + 1;
+    return NULL;
+}
+
+int super_is_pending(struct catalog *c, int journal_fd, bool *pending)
+{
+    char name[JOURNAL_SUPER_MAX];
+    int err = journal_super_name(journal_fd, name);
+    *pending = !err && in_tree(c, name) != NULL;
+    return err;
+}
+
+/* A journal that could not be played back is left as it is, and what it needs. */
+static bool is_hot(struct catalog *c, const char *journal)
+{
+    int fd;
+    bool hot = false;
+    int err = file_open(catalog_tree(c), journal, O_RDONLY | O_NOFOLLOW, 0, &fd);
+    if (!err)
+        err = journal_look(fd, &hot);
+    file_close(fd);
+    return hot || (err && err != -ERR_NOTFOUND);
+}
+
+static int remove_if_ended(void *ctx, const char *path)
+{
+    struct catalog *c = ctx;
+    char *names;
+    int64_t size;
+    size_t base;
+    bool ended = read_names(c, path, &names, &size) == 0 && (size == 0 || names[size - 1] == '\0');
+    for (char *p = names; ended && p < names + size; p += strlen(p) + 1) {
+        const char *journal = in_tree(c, p);
+        ended =
+            *p == '/' && file_kind_of(p, &base) == FILE_JOURNAL && !(journal && is_hot(c, journal));
+    }
+    free(names);
+    return ended ? file_unlink(catalog_tree(c), path) : 0;
+}
+
+int super_remove_ended(struct catalog *c)
+{
+    return tree_walk(c->tree_dirfd, FILE_SUPER, remove_if_ended, c);
 }

@@ -2,6 +2,8 @@
 #ifndef FS_DB_SUPER_H
 #define FS_DB_SUPER_H
 
+#include <stdbool.h>
+
 struct catalog;
 
 /*
@@ -11,5 +13,16 @@ struct catalog;
  * mount) may go on. Blocks: the logs are synced if the client synced.
  */
 int super_commit(struct catalog *c, const char *path);
+
+/*
+ * Start, with no client there: *pending = the transaction of the journal `journal_fd` is one over several databases
+ * and has not ended, because its super-journal is still in the tree. Some of its records may be in the
+ * logs by then; it is undone in all of them (playback.h), and nobody was told that it had
+ * committed.
+ */
+int super_is_pending(struct catalog *c, int journal_fd, bool *pending);
+
+/* Removes super-journals in the tree that no journal names any more, as SQLite does after a rollback. */
+int super_remove_ended(struct catalog *c);
 
 #endif

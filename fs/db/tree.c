@@ -14,8 +14,13 @@
 
 #define TREE_DEPTH 64
 
-static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, const char *),
-                void *ctx)
+struct visitor {
+    enum file_kind kind;
+    int (*visit)(void *ctx, const char *path);
+    void *ctx;
+};
+
+static int walk(int dirfd, const char *prefix, int depth, const struct visitor *v)
 {
     int fd;
     int err = file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, &fd);
@@ -34,8 +39,8 @@ static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, c
         int n = snprintf(path, sizeof path, "%s%s", prefix, e->d_name);
         if (n >= (int)sizeof path || fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
             continue;
-        if (S_ISREG(st.st_mode) && file_kind_of(path, &base) == FILE_MAIN) {
-            err = visit(ctx, path);
+        if (S_ISREG(st.st_mode) && file_kind_of(path, &base) == v->kind) {
+            err = v->visit(v->ctx, path);
         } else if (S_ISDIR(st.st_mode) && depth < TREE_DEPTH && n + 1 < (int)sizeof path) {
             int sub;
             path[n++] = '/';
@@ -44,7 +49,7 @@ static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, c
                 log_warn("recover", "folder %s cannot be read and is left alone", path);
                 continue;
             }
-            err = walk(sub, path, depth + 1, visit, ctx);
+            err = walk(sub, path, depth + 1, v);
             file_close(sub);
         }
     }
@@ -52,7 +57,8 @@ static int walk(int dirfd, const char *prefix, int depth, int (*visit)(void *, c
     return err;
 }
 
-int tree_walk(int tree_dirfd, int (*visit)(void *ctx, const char *path), void *ctx)
+int tree_walk(int tree_dirfd, enum file_kind kind, int (*visit)(void *ctx, const char *path),
+              void *ctx)
 {
-    return walk(tree_dirfd, "", 0, visit, ctx);
+    return walk(tree_dirfd, "", 0, &(struct visitor){.kind = kind, .visit = visit, .ctx = ctx});
 }

@@ -56,6 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool hot;
     FUZZ_MUST(journal_look(fd, &hot) == 0);
     FUZZ_MUST(hot == (size >= 8 && memcmp(data, JOURNAL_MAGIC, 8) == 0));
+    char name[JOURNAL_SUPER_MAX];
+    FUZZ_MUST(journal_super_name(fd, name) == 0 && strlen(name) <= size);
     int err = journal_play_back(fd, (struct journal_target){put, resize, &s}, &pages);
     FUZZ_MUST(err == 0 && pages == s.pages);
     FUZZ_MUST(hot || s.resized == 0);
