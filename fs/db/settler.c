@@ -39,8 +39,10 @@ static void capture_quiet(struct database *db)
     own_enter();
     int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     own_leave();
-    if (err && err != -ERR_NOTFOUND)
-        return; /* the next round tries again */
+    /* The next round tries again. It is not gone if only the mount is: somebody has unmounted it, and a client
+     * still has the file open. */
+    if (err && (err != -ERR_NOTFOUND || file_exists(database_tree(db), db->path)))
+        return;
     bool stays = false;
     mutex_lock(&db->mutex);
     if (err) {

@@ -20,12 +20,49 @@ struct members {
     unsigned count;
 };
 
-/* The path below the mount of the journal called `name`, NULL if it lies elsewhere. */
-static const char *below_mount(struct catalog *c, const char *name)
+/*
+ * The first file in the tree that a client may mean by `name`, a part of its path; NULL: there is none. It may have
+ * another name for the mount than the daemon: in a container, or before the mount got another place.
+ */
+static const char *in_tree(struct catalog *c, const char *name)
 {
-    const char *mount = catalog_mountpoint(c);
-    size_t n = strlen(mount);
-    return strncmp(name, mount, n) == 0 && name[n] == '/' ? name + n + 1 : NULL;
+    for (const char *p = strchr(name, '/'); p; p = strchr(p + 1, '/'))
+        if (p[1] != '/' && p[1] != '\0' && file_exists(catalog_tree(c), p + 1))
+            return p + 1;
+    return NULL;
+}
+
+static bool ends_with_path(const char *name, const char *path)
+{
+    size_t n = strlen(name), m = strlen(path);
+    return n > m && name[n - m - 1] == '/' && strcmp(name + n - m, path) == 0;
+}
+
+/* Is `super` in the tree the super-journal of this journal? Its name occurs only once. */
+static bool belongs_to(struct catalog *c, const char *journal, const char *super)
+{
+    char name[JOURNAL_SUPER_MAX];
+    int fd;
+    bool belongs = false;
+    if (file_open(catalog_tree(c), journal, O_RDONLY | O_NOFOLLOW, 0, &fd) == 0)
+        belongs = journal_super_name(fd, name) == 0 && ends_with_path(name, super);
+    file_close(fd);
+    return belongs;
+}
+
+/* The path in the tree of the journal that `super` calls `name`; NULL: it lies elsewhere. */
+static const char *find_journal(struct catalog *c, const char *name, const char *super)
+{
+    const char *mount = catalog_mountpoint(c), *found;
+    size_t n = strlen(mount), base;
+    if (file_kind_of(name, &base) != FILE_JOURNAL)
+        return NULL;
+    if (strncmp(name, mount, n) == 0 && name[n] == '/')
+        return name + n + 1;
+    for (found = in_tree(c, name); found; found = in_tree(c, found))
+        if (belongs_to(c, found, super))
+            break;
+    return found;
 }
 
 /* The names in a super-journal, freed by the caller; a NUL follows *size bytes. */
@@ -55,10 +92,11 @@ static int read_members(struct catalog *c, const char *path, struct members *m)
     int err = read_names(c, path, &names, &size);
     for (char *p = names; !err && p < names + size && m->count < SUPER_DATABASES;
          p += strlen(p) + 1) {
-        const char *journal = below_mount(c, p);
+        const char *journal = find_journal(c, p, path);
         size_t base;
-        if (!journal || file_kind_of(journal, &base) != FILE_JOURNAL)
+        if (!journal)
             continue; /* commits by itself when its own journal goes */
+        (void)file_kind_of(journal, &base);
         char *name = strndup(journal, base);
         struct database *db = name ? catalog_get(c, name) : NULL;
         free(name);
@@ -136,16 +174,6 @@ int super_commit(struct catalog *c, const char *path)
 
 /* ---- start ---- */
 
-/* Where in the tree a file lies that a client called `name`; NULL: nowhere. The mount may have had another
- * place then. */
-static const char *in_tree(struct catalog *c, const char *name)
-{
-    for (const char *p = strchr(name, '/'); p; p = strchr(p + 1, '/'))
-        if (p[1] != '/' && p[1] != '\0' && file_exists(catalog_tree(c), p + 1))
-            return p + 1;
-    return NULL;
-}
-
 int super_is_pending(struct catalog *c, int journal_fd, bool *pending)
 {
     char name[JOURNAL_SUPER_MAX];
@@ -174,12 +202,15 @@ static int remove_if_ended(void *ctx, const char *path)
     size_t base;
     bool ended = read_names(c, path, &names, &size) == 0 && (size == 0 || names[size - 1] == '\0');
     for (char *p = names; ended && p < names + size; p += strlen(p) + 1) {
-        const char *journal = in_tree(c, p);
-        ended =
-            *p == '/' && file_kind_of(p, &base) == FILE_JOURNAL && !(journal && is_hot(c, journal));
+        const char *journal = find_journal(c, p, path);
+        ended = file_kind_of(p, &base) == FILE_JOURNAL && !(journal && is_hot(c, journal));
     }
     free(names);
-    return ended ? file_unlink(catalog_tree(c), path) : 0;
+    int err = ended ? file_unlink(catalog_tree(c), path) : 0;
+    if (err)
+        log_warn("recover", "%s: its transaction has ended, but it cannot be removed: %s", path,
+                 err_text(err));
+    return 0;
 }
 
 int super_remove_ended(struct catalog *c)

@@ -203,6 +203,7 @@ static int open_folder(const char *path, int *fd)
 }
 
 static int64_t segment_bytes;
+static const char *mounted_at;
 
 static void use_steps(void)
 {
@@ -225,6 +226,11 @@ void fsnode_segment_bytes(int64_t bytes)
     segment_bytes = bytes;
 }
 
+void fsnode_mounted_at(const char *path)
+{
+    mounted_at = path;
+}
+
 static int open_parts(struct fsnode *n)
 {
     struct store_options store = {.node_id = 7, .segment_bytes = segment_bytes};
@@ -235,8 +241,10 @@ static int open_parts(struct fsnode *n)
         err = store_open(&n->store, n->data_dirfd, &store);
     if (!err && n->threads)
         err = store_start(n->store);
-    struct catalog_options options = {
-        .store = n->store, .role = &n->role, .tree_dirfd = n->tree_dirfd, .mountpoint = n->tree};
+    struct catalog_options options = {.store = n->store,
+                                      .role = &n->role,
+                                      .tree_dirfd = n->tree_dirfd,
+                                      .mountpoint = mounted_at ? mounted_at : n->tree};
     if (!err)
         err = catalog_open(&n->catalog, &options);
     if (!err)

@@ -45,6 +45,8 @@ void fsnode_settle(struct fsnode *n);
 void fsnode_maintain(struct fsnode *n, const struct txlog_retention *r);
 /* Of nodes that are opened from now on; 0: the default. */
 void fsnode_segment_bytes(int64_t bytes);
+/* The same: clients see the tree at another path than the daemon (a container); NULL: at the same. */
+void fsnode_mounted_at(const char *path);
 
 /* Of a client; errno, 0 if it is done. Paths are below the tree. */
 int fsnode_mkdir(struct fsnode *n, const char *path);

@@ -31,6 +31,7 @@ struct setup {
     const char *mode[DATABASES]; /* journal modes */
     bool settles;                /* the recovery position moves, also at the worst moments */
     bool kills;                  /* now and then the daemon is killed, and starts again */
+    bool elsewhere;              /* the clients know the mount by another path */
 };
 
 static int listen_and_settle(void *ctx, const struct tap_event *e)
@@ -142,12 +143,15 @@ static void look(struct fsnode *node)
 static void sweep(struct setup setup)
 {
     for (unsigned round = 0; round < powertrial_rounds(); round++) {
-        if (!powertrial_begin(
-                &(struct powertrial){.name = setup.name,
-                                     .round = round,
-                                     .databases = {names[0], names[1], names[2]},
-                                     .listener = setup.settles ? listen_and_settle : NULL,
-                                     .look = look}))
+        fsnode_mounted_at(setup.elsewhere ? "/elsewhere" : NULL);
+        bool wanted = powertrial_begin(
+            &(struct powertrial){.name = setup.name,
+                                 .round = round,
+                                 .databases = {names[0], names[1], names[2]},
+                                 .listener = setup.settles ? listen_and_settle : NULL,
+                                 .look = look});
+        fsnode_mounted_at(NULL); /* of the starts */
+        if (!wanted)
             continue;
         work(&setup);
         powertrial_end();
@@ -177,6 +181,15 @@ static void a_kill_and_a_loss_of_power_leave_all_or_none(void **state)
                          .kills = true});
 }
 
+/* Applications in containers have other names for the files than the daemon. */
+static void a_loss_of_power_leaves_all_or_none_of_clients_elsewhere(void **state)
+{
+    (void)state;
+    sweep((struct setup){.name = "together, elsewhere",
+                         .mode = {"DELETE", "PERSIST", "TRUNCATE"},
+                         .elsewhere = true});
+}
+
 #define with_explanation(test) cmocka_unit_test_teardown(test, powertrial_explain)
 
 int main(void)
@@ -187,6 +200,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         with_explanation(a_loss_of_power_leaves_all_or_none),
         with_explanation(a_kill_and_a_loss_of_power_leave_all_or_none),
+        with_explanation(a_loss_of_power_leaves_all_or_none_of_clients_elsewhere),
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));

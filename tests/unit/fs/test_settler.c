@@ -295,6 +295,29 @@ static void an_orderly_end_leaves_nothing_to_redo(void **state)
     assert_false(info.damaged);
 }
 
+/* Somebody has unmounted it, and a connection is still open: the daemon finds nothing at the mount point. */
+static void a_mount_that_is_gone_takes_no_database_along(void **state)
+{
+    (void)state;
+    struct ledger_info info;
+    scratch_make(root);
+    fsnode_mounted_at("/nowhere");
+    fsnode_open(&node, root, false);
+    fsnode_lead(&node);
+    tapvfs_register(fsnode_listen, &node);
+    sqlite3 *db = sql_open(fsnode_path(&node, "app.db"), "tap");
+    sql_do(db, "CREATE TABLE t(x); PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF; INSERT INTO t "
+               "VALUES(1)");
+    fsnode_settle(&node);
+    ledger_info(fsnode_ledger(&node, "app.db"), &info);
+    assert_true(info.commit > 0);
+    sql_close(db);
+    fsnode_close(&node);
+    scratch_remove(root);
+
+    fsnode_mounted_at(NULL);
+}
+
 #define with_node(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int main(void)
@@ -308,6 +331,7 @@ int main(void)
         with_node(somebody_elses_close_ends_no_transaction),
         with_node(many_work_at_once),
         with_node(an_orderly_end_leaves_nothing_to_redo),
+        cmocka_unit_test(a_mount_that_is_gone_takes_no_database_along),
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));
