@@ -24,6 +24,7 @@ while True:
 SPILL = """
 import sqlite3, sys, time
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode=" + sys.argv[2])
 db.execute("PRAGMA cache_size=5")
 db.execute("BEGIN")
 db.execute("UPDATE t SET v=v+1 WHERE id<=100")
@@ -114,7 +115,7 @@ def nobody_reads_half_a_transaction_of_a_writer_that_died_after_its_daemon(scrat
         reader = connect(c[0])
         reader.execute("PRAGMA cache_size=0")
         need(reader.execute("SELECT min(v), max(v), count(filler) FROM t").fetchone() == (0, 0, 200), "wrong content")
-        writer = scratch.popen([sys.executable, "-c", SPILL, c[0].db("app.db")], stdout=subprocess.PIPE)
+        writer = scratch.popen([sys.executable, "-c", SPILL, c[0].db("app.db"), mode], stdout=subprocess.PIPE)
         need(writer.stdout.readline() == b"spilled\n", "the writer has not come to the file")
         os.stat(c[0].db("app.db"))  # from now on the kernel would know the size of the file
         if not guard:

@@ -15,7 +15,8 @@ def a_killed_primary_has_every_acknowledged_commit(scratch, case):
     with Cluster(scratch, nodes=2) as c:
         clients.prepare(c[0], "app.db", "page_size=%d" % rng.choice([512, 4096]), "journal_mode=" + mode)
         c.wait_level("app.db")
-        writers = clients.writers(scratch, [c[0].db("app.db")], 2, "--patient", "--verbose", "--sync", sync)
+        writers = clients.writers(scratch, [c[0].db("app.db")], 2, "--patient", "--verbose", "--mode", mode,
+                                  "--sync", sync)
         for _ in range(8):
             for writer in writers:
                 writer.wait_acked(2)
@@ -71,7 +72,8 @@ def killing_everything_at_once_harms_nothing(scratch):
         c.wait_level()
         gone = {mode: [] for mode in modes}
         for turn in range(4):
-            now = [clients.Client(scratch, "writer", [c[0].db(m + ".db")], tag="%s%d" % (m, turn)) for m in modes]
+            now = [clients.Client(scratch, "writer", [c[0].db(m + ".db")], "--mode", m, tag="%s%d" % (m, turn))
+                   for m in modes]
             for mode, writer in zip(modes, now):
                 gone[mode].append(writer)
                 writer.wait_acked(5)

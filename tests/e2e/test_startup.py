@@ -31,6 +31,7 @@ def start_after_kill(scratch, mode, size):
         node.sql("app.db", "CREATE TABLE big(a)")
         while os.path.getsize(node.db("app.db")) < size:
             node.sql("app.db", FILL)
+        os.sync()  # the disk shall be busy with the load, not with what was there before
         writers = clients.writers(scratch, [node.db("app.db")], 2, "--patient")
         for writer in writers:
             writer.wait_acked(100)

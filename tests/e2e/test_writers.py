@@ -15,7 +15,7 @@ def concurrent_writers_lose_nothing(scratch, mode):
         clients.prepare(c[0], "app.db", "journal_mode=" + mode)
         c.wait_level("app.db")
         reader = clients.reader(scratch, c[1].db("app.db"), "--pause", "0.005")
-        writers = clients.writers(scratch, [c[0].db("app.db")], 4)
+        writers = clients.writers(scratch, [c[0].db("app.db")], 4, "--mode", mode)
         for writer in writers:
             writer.wait_acked(20)
         for writer in writers:

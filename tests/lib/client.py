@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """An application: one process that writes or reads until SIGTERM, then says in one line of JSON what it did.
 
-client.py writer --tag TAG PATH [PATH ...] [--patient] [--sync LEVEL] [--pause SECONDS]
+client.py writer --tag TAG PATH [PATH ...] [--patient] [--mode MODE] [--sync LEVEL] [--pause SECONDS]
+                 [--attach PATH ...]
 client.py reader PATH [--patient] [--reopen] [--hold SECONDS] [--tell N]
 
 A writer moves amounts between accounts (their sum stays), adds a row to `acked` and counts it in `total`, in one
 transaction, and prints the number of the row once COMMIT has returned. With --patient it takes the loss of the
 database for what it is, reopens, and tries the next path; it never takes up a number again whose fate it does not
-know. A reader checks in one transaction that the sum and the count agree; --patient lets it reopen; with --tell it
+know. MODE is the journal mode, which connections do not find in the database, but for WAL. With --attach the row
+goes to those databases, too, in the same transaction. A reader checks in one transaction that the sum and the count agree; --patient lets it reopen; with --tell it
 prints "looked" after every N checks.
 """
 import argparse
@@ -68,6 +70,9 @@ def transaction(db, dice, tag, n):
         db.execute("UPDATE acct SET amount = amount + ? WHERE id = ?", (amount, b))
     db.execute("INSERT INTO acked VALUES(?, ?, ?)", (tag, n, dice.randbytes(dice.randint(1, 900))))
     db.execute("UPDATE total SET v = v + 1 WHERE k = 0")
+    for schema in attached(db):
+        db.execute("INSERT INTO %s.acked VALUES(?, ?, ?)" % schema, (tag, n, dice.randbytes(dice.randint(1, 900))))
+        db.execute("UPDATE %s.total SET v = v + 1 WHERE k = 0" % schema)
     db.execute("COMMIT")
 
 
@@ -80,10 +85,25 @@ class Stop:
         self.asked = True
 
 
-def open_database(path, uri, sync=None):
-    db = sqlite3.connect("file:%s?mode=%s" % (path, uri), uri=True, isolation_level=None, timeout=30)
-    if sync:
-        db.execute("PRAGMA synchronous=" + sync)
+def open_database(path, uri):
+    return sqlite3.connect("file:%s?mode=%s" % (path, uri), uri=True, isolation_level=None, timeout=30)
+
+
+def attached(db):
+    return [schema for _, schema, _ in db.execute("PRAGMA database_list") if schema not in ("main", "temp")]
+
+
+def open_to_write(args, path):
+    db = open_database(path, "rw")
+    for i, other in enumerate(args.attach):
+        db.execute("ATTACH ? AS other%d" % i, (other,))
+    for schema in ["main"] + attached(db):
+        if args.mode:
+            got = db.execute("PRAGMA %s.journal_mode=%s" % (schema, args.mode)).fetchone()[0]
+            if got != args.mode:
+                raise AssertionError("%s: the journal mode is %s, not %s" % (path, got, args.mode))
+        if args.sync:
+            db.execute("PRAGMA %s.synchronous=%s" % (schema, args.sync))
     return db
 
 
@@ -100,7 +120,7 @@ def writer(args, stop):
     while not stop.asked:
         try:
             if db is None:
-                db = open_database(args.paths[at], "rw", args.sync)
+                db = open_to_write(args, args.paths[at])
             transaction(db, dice, args.tag, n)
         except sqlite3.Error as error:
             if not args.patient:
@@ -172,7 +192,9 @@ def main():
     parser.add_argument("--patient", action="store_true")
     parser.add_argument("--reopen", action="store_true")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--mode")
     parser.add_argument("--sync")
+    parser.add_argument("--attach", nargs="*", default=[])
     parser.add_argument("--hold", type=float, default=0)
     parser.add_argument("--pause", type=float, default=0)
     parser.add_argument("--tell", type=int, default=0)
