@@ -17,7 +17,9 @@
 
 #include "fs/mount.h"
 #include "ltx/base/err.h"
+#include "ltx/base/file.h"
 #include "ltx/base/logger.h"
+#include "ltx/base/thread.h"
 
 /* Decodes \040 and its like in place: how mountinfo writes blanks, tabs, newlines, backslashes. */
 static void decode_octal(char *s)
@@ -155,6 +157,26 @@ static bool is_dead(const char *path)
     return statfs(path, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
+static void let_go(void *fd)
+{
+    file_close((int)(intptr_t)fd);
+}
+
+/*
+ * With the last reference to a mount the kernel frees what it has cached of its files: a second for 10 GB.
+ * The start does not wait for that.
+ */
+static int detach_dead(const char *path)
+{
+    struct thread thread = {.started = false};
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int rc = mountpoint_detach(path);
+    if (fd >= 0 && thread_start(&thread, "unmount", let_go, (void *)(intptr_t)fd) != 0)
+        let_go((void *)(intptr_t)fd);
+    thread_leave(&thread);
+    return rc;
+}
+
 static int check_not_mounted(const char *path, char *why, size_t why_size)
 {
     char type[64];
@@ -173,7 +195,7 @@ static int check_not_mounted(const char *path, char *why, size_t why_size)
             type, path, path);
         return -ERR_BUSY;
     }
-    int rc = mountpoint_detach(path);
+    int rc = detach_dead(path);
     if (rc) {
         SAY("a dead tandemfs mount is on %s and cannot be removed (%s): 'umount -l %s' as root",
             path, err_text(rc), path);

@@ -52,3 +52,11 @@ void thread_join(struct thread *t)
     pthread_join(t->id, NULL);
     t->started = false;
 }
+
+void thread_leave(struct thread *t)
+{
+    if (!t->started)
+        return;
+    pthread_detach(t->id);
+    t->started = false;
+}

@@ -19,4 +19,7 @@ int thread_start(struct thread *t, const char *name, void (*run)(void *arg), voi
 /* Waits until it has returned; does nothing if it never started. */
 void thread_join(struct thread *t);
 
+/* Instead: nobody waits for it, and it may end when it likes. */
+void thread_leave(struct thread *t);
+
 #endif
