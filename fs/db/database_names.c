@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <string.h>
 
 #include "fs/db/capture_pages.h"
 #include "fs/db/catalog_impl.h"
@@ -134,6 +135,20 @@ static bool wal_gone(struct database *db)
     return lost;
 }
 
+/* The transaction has ended when this is on disk, whether the client asks for that or not. If it cannot be now, the
+ * client's own fsync says so. */
+static void super_gone(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    database_file_path(db, FILE_MAIN, path);
+    char *slash = strrchr(path, '/');
+    if (slash)
+        *slash = '\0';
+    int err = file_sync_dir(database_tree(db), slash ? path : ".");
+    if (err)
+        log_error("fs", "the folder of %s cannot be synced: %s", db->path, err_text(err));
+}
+
 void database_after_unlink(struct database *db, enum file_kind kind, bool own)
 {
     bool poke = false;
@@ -157,6 +172,8 @@ void database_after_unlink(struct database *db, enum file_kind kind, bool own)
         database_end_transaction(db);
     }
     mutex_unlock(&db->mutex);
+    if (kind == FILE_SUPER)
+        super_gone(db);
     if (poke)
         catalog_poke(db->catalog);
 }

@@ -59,16 +59,30 @@ static int roll_back(struct database *db)
     return err;
 }
 
-/* From here on clients change nothing; what one has in hand is finished first. */
-static bool stop_changes(struct database *db)
+/* A client is stuck behind its commit: the record is made, and its journal has not gone. It goes now. */
+static int end_journal(struct database *db)
+{
+    char path[DATABASE_PATH_MAX];
+    int err = db->ledger ? ledger_sync(db->ledger, ledger_last(db->ledger).txid) : 0;
+    snprintf(path, sizeof path, "%s/%s-journal", catalog_mountpoint(db->catalog), db->path);
+    own_enter();
+    if (!err)
+        err = file_unlink(AT_FDCWD, path);
+    own_leave();
+    return err == -ERR_NOTFOUND ? 0 : err;
+}
+
+/* From here on clients change nothing; what one has in hand is finished first. *hot: there is a journal, of a
+ * transaction that has no record if *dirty. */
+static void stop_changes(struct database *db, bool *hot, bool *dirty)
 {
     mutex_lock(&db->mutex);
     db->demoted = true;
     while (db->changing > 0)
         cond_wait(&db->unchanging, &db->mutex);
-    bool hot = db->journal_hot;
+    *hot = db->journal_hot;
+    *dirty = dirty_any(&db->dirty);
     mutex_unlock(&db->mutex);
-    return hot;
 }
 
 /*
@@ -97,8 +111,9 @@ static bool is_whole(struct database *db, bool rolled_back)
 
 static void demote(struct database *db)
 {
-    bool hot = stop_changes(db);
-    int err = hot ? roll_back(db) : 0;
+    bool hot, dirty;
+    stop_changes(db, &hot, &dirty);
+    int err = !hot ? 0 : dirty ? roll_back(db) : end_journal(db);
 
     mutex_lock(&db->mutex);
     if (err || !is_whole(db, hot)) {

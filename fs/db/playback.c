@@ -40,7 +40,7 @@ static int play(struct database *db, struct playback *p, uint32_t *pages)
         return err == -ERR_NOTFOUND ? 0 : err;
     err = journal_look(fd, &p->hot);
     if (!err && p->hot)
-        err = super_is_pending(db->catalog, fd, &p->together);
+        err = super_is_pending(db->catalog, path, fd, &p->together);
     if (!err && p->hot)
         err = journal_play_back(
             fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p}, pages);

@@ -41,8 +41,12 @@ static void capture_quiet(struct database *db)
     own_leave();
     /* The next round tries again. It is not gone if only the mount is: somebody has unmounted it, and a client
      * still has the file open. */
-    if (err && (err != -ERR_NOTFOUND || file_exists(database_tree(db), db->path)))
+    if (err && (err != -ERR_NOTFOUND || file_exists(database_tree(db), db->path))) {
+        mutex_lock(&db->mutex);
+        db->unsettled = true;
+        mutex_unlock(&db->mutex);
         return;
+    }
     bool stays = false;
     mutex_lock(&db->mutex);
     if (err) {
@@ -149,7 +153,7 @@ static bool is_at_rest(struct database *db)
     if (!db->ledger || !ledger_is_unclean(db->ledger) || dirty_any(&db->dirty))
         return false;
     ledger_info(db->ledger, &info);
-    return mono_since_ms(db->dirty.last_write) >= CLEAN_MS &&
+    return !info.damaged && mono_since_ms(db->dirty.last_write) >= CLEAN_MS &&
            (info.commit > 0 || position_equal(info.recovery, info.last));
 }
 
@@ -205,8 +209,7 @@ void settle(struct database *db)
     if (behind)
         walfix(db);
     move_recovery_position(db, false);
-    if (primary)
-        call_clean(db);
+    call_clean(db);
 }
 
 void settle_at_end(struct database *db)

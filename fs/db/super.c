@@ -2,6 +2,7 @@
 #include "fs/db/super.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,55 +21,82 @@ struct members {
     unsigned count;
 };
 
+/* ---- names ---- */
+
+struct place {
+    struct catalog *catalog;
+    const char *near;             /* a file in the tree, */
+    char path[DATABASE_PATH_MAX]; /* and one that may be what a client means */
+    int err;
+};
+
 /*
- * The first file in the tree that a client may mean by `name`, a part of its path; NULL: there is none. It may have
- * another name for the mount than the daemon: in a container, or before the mount got another place.
+ * A client has names of its own for the files: those of the mount, of a folder of it that a container sees in
+ * another place, of the mount before it got another place. So any end of `name` may be meant, below
+ * any of the folders in which p->near lies. The first one that fits.
  */
-static const char *in_tree(struct catalog *c, const char *name)
+static bool find_place(struct place *p, const char *name, bool (*fits)(struct place *p))
 {
-    for (const char *p = strchr(name, '/'); p; p = strchr(p + 1, '/'))
-        if (p[1] != '/' && p[1] != '\0' && file_exists(catalog_tree(c), p + 1))
-            return p + 1;
-    return NULL;
+    if (strstr(name, "/../"))
+        return false;
+    for (const char *folder = p->near; folder; folder = strchr(folder, '/')) {
+        folder += folder != p->near; /* behind the slash */
+        for (const char *end = strchr(name, '/'); end; end = strchr(end + 1, '/')) {
+            int n = snprintf(p->path, sizeof p->path, "%.*s%s", (int)(folder - p->near), p->near,
+                             end + 1);
+            if (end[1] != '/' && end[1] != '\0' && n < (int)sizeof p->path && fits(p))
+                return true;
+        }
+    }
+    return false;
 }
 
-static bool ends_with_path(const char *name, const char *path)
+static const char *base_name(const char *path)
 {
-    size_t n = strlen(name), m = strlen(path);
-    return n > m && name[n - m - 1] == '/' && strcmp(name + n - m, path) == 0;
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
-/* Is `super` in the tree the super-journal of this journal? Its name occurs only once. */
-static bool belongs_to(struct catalog *c, const char *journal, const char *super)
+static bool is_super(struct place *p)
+{
+    size_t base;
+    return file_kind_of(p->path, &base) == FILE_SUPER &&
+           file_exists(catalog_tree(p->catalog), p->path);
+}
+
+/* Is it a journal that names p->near? There is no other super-journal of that name. */
+static bool is_member(struct place *p)
 {
     char name[JOURNAL_SUPER_MAX];
-    int fd;
-    bool belongs = false;
-    if (file_open(catalog_tree(c), journal, O_RDONLY | O_NOFOLLOW, 0, &fd) == 0)
-        belongs = journal_super_name(fd, name) == 0 && ends_with_path(name, super);
+    size_t base;
+    int fd = -1;
+    bool names_it = false;
+    if (file_kind_of(p->path, &base) == FILE_JOURNAL &&
+        file_open(catalog_tree(p->catalog), p->path, O_RDONLY | O_NOFOLLOW, 0, &fd) == 0)
+        names_it =
+            journal_super_name(fd, name) == 0 && strcmp(base_name(name), base_name(p->near)) == 0;
     file_close(fd);
-    return belongs;
+    return names_it;
 }
 
-/* The path in the tree of the journal that `super` calls `name`; NULL: it lies elsewhere. */
-static const char *find_journal(struct catalog *c, const char *name, const char *super)
+/* That a file is not there is on disk. Fits never: all folders are wanted. */
+static bool sync_folder(struct place *p)
 {
-    const char *mount = catalog_mountpoint(c), *found;
-    size_t n = strlen(mount), base;
-    if (file_kind_of(name, &base) != FILE_JOURNAL)
-        return NULL;
-    if (strncmp(name, mount, n) == 0 && name[n] == '/')
-        return name + n + 1;
-    for (found = in_tree(c, name); found; found = in_tree(c, found))
-        if (belongs_to(c, found, super))
-            break;
-    return found;
+    char *slash = strrchr(p->path, '/');
+    if (slash)
+        *slash = '\0';
+    int err = file_sync_dir(catalog_tree(p->catalog), slash ? p->path : ".");
+    if (err && err != -ERR_NOTFOUND && !p->err)
+        p->err = err;
+    return false;
 }
+
+/* ---- commit ---- */
 
 /* The names in a super-journal, freed by the caller; a NUL follows *size bytes. */
 static int read_names(struct catalog *c, const char *path, char **names, int64_t *size)
 {
-    int fd;
+    int fd = -1;
     int err = file_open(catalog_tree(c), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
     *names = NULL;
     if (err)
@@ -85,27 +113,37 @@ static int read_names(struct catalog *c, const char *path, char **names, int64_t
     return err;
 }
 
+/*
+ * Who is named, and names it in return. All others are none of it: databases outside the mount commit by themselves when
+ * their own journals go, those without a journal on disk have committed. And a super-journal that nobody names is removed
+ * because its transaction was rolled back: the journals that are there are of others.
+ */
 static int read_members(struct catalog *c, const char *path, struct members *m)
 {
+    struct place *place = calloc(1, sizeof *place);
     char *names;
     int64_t size;
-    int err = read_names(c, path, &names, &size);
+    int err = place ? read_names(c, path, &names, &size) : -ERR_NOMEM;
+    if (err) {
+        free(place);
+        return err;
+    }
+    *place = (struct place){.catalog = c, .near = path};
     for (char *p = names; !err && p < names + size && m->count < SUPER_DATABASES;
          p += strlen(p) + 1) {
-        const char *journal = find_journal(c, p, path);
         size_t base;
-        if (!journal)
-            continue; /* commits by itself when its own journal goes */
-        (void)file_kind_of(journal, &base);
-        char *name = strndup(journal, base);
-        struct database *db = name ? catalog_get(c, name) : NULL;
-        free(name);
+        if (!find_place(place, p, is_member))
+            continue;
+        (void)file_kind_of(place->path, &base);
+        place->path[base] = '\0';
+        struct database *db = catalog_get(c, place->path);
         if (db)
             m->db[m->count++] = db;
         else
             err = -ERR_NOMEM;
     }
     free(names);
+    free(place);
     return err;
 }
 
@@ -174,18 +212,28 @@ int super_commit(struct catalog *c, const char *path)
 
 /* ---- start ---- */
 
-int super_is_pending(struct catalog *c, int journal_fd, bool *pending)
+int super_is_pending(struct catalog *c, const char *journal, int journal_fd, bool *pending)
 {
     char name[JOURNAL_SUPER_MAX];
-    int err = journal_super_name(journal_fd, name);
-    *pending = !err && in_tree(c, name) != NULL;
+    struct place *place = calloc(1, sizeof *place);
+    int err = place ? journal_super_name(journal_fd, name) : -ERR_NOMEM;
+    *pending = false;
+    if (!err && *name) {
+        *place = (struct place){.catalog = c, .near = journal};
+        *pending = find_place(place, name, is_super);
+        /* It may not come back either: the other databases would be undone, and this one not. */
+        if (!*pending)
+            (void)find_place(place, name, sync_folder);
+        err = place->err;
+    }
+    free(place);
     return err;
 }
 
 /* A journal that could not be played back is left as it is, and what it needs. */
 static bool is_hot(struct catalog *c, const char *journal)
 {
-    int fd;
+    int fd = -1;
     bool hot = false;
     int err = file_open(catalog_tree(c), journal, O_RDONLY | O_NOFOLLOW, 0, &fd);
     if (!err)
@@ -194,17 +242,85 @@ static bool is_hot(struct catalog *c, const char *journal)
     return hot || (err && err != -ERR_NOTFOUND);
 }
 
+/* Where a client sees what folder of the tree: of its names the first `client` bytes stand for the first `tree` bytes
+ * of the path of the super-journal. */
+struct view {
+    const char *name;
+    size_t client, tree;
+};
+
+static bool begins_name(const char *path, size_t at)
+{
+    return at == 0 || path[at - 1] == '/';
+}
+
+/* By the journal of the database that the super-journal `path` is called after. False: it is another one's. */
+static bool find_view(struct view *v, const char *name, const char *path)
+{
+    const char *journal = base_name(name), *super = base_name(path);
+    size_t name_end, path_end;
+    if (file_kind_of(name, &name_end) != FILE_JOURNAL)
+        return false;
+    (void)file_kind_of(path, &path_end);
+    size_t n = name_end - (size_t)(journal - name);
+    if (n != path_end - (size_t)(super - path) || memcmp(journal, super, n) != 0)
+        return false;
+    *v = (struct view){name, (size_t)(journal - name), (size_t)(super - path)};
+    while (v->client > 0 && v->tree > 0 && name[v->client - 1] == path[v->tree - 1]) {
+        v->client--;
+        v->tree--;
+    }
+    while (!begins_name(name, v->client) || !begins_name(path, v->tree)) {
+        v->client++;
+        v->tree++;
+    }
+    return true;
+}
+
+/* Is that the journal of a database in the tree, and not hot? */
+static bool is_over(struct catalog *c, const struct view *v, const char *name, const char *path)
+{
+    char journal[DATABASE_PATH_MAX];
+    size_t base;
+    if (strncmp(name, v->name, v->client) != 0 ||
+        snprintf(journal, sizeof journal, "%.*s%s", (int)v->tree, path, name + v->client) >=
+            (int)sizeof journal ||
+        file_kind_of(journal, &base) != FILE_JOURNAL || is_hot(c, journal))
+        return false;
+    journal[base] = '\0';
+    return file_exists(catalog_tree(c), journal);
+}
+
+/* What lies outside the tree may still need it. */
+static bool has_ended(struct catalog *c, const char *path, const char *names, int64_t size)
+{
+    struct view v;
+    bool ended = false;
+    for (const char *p = names; !ended && p < names + size; p += strlen(p) + 1)
+        ended = find_view(&v, p, path);
+    for (const char *p = names; ended && p < names + size; p += strlen(p) + 1)
+        ended = is_over(c, &v, p, path);
+    return ended;
+}
+
+/* One that nothing was written to is nobody else's file. */
+static bool is_called_after_database(struct catalog *c, const char *path)
+{
+    char name[DATABASE_PATH_MAX];
+    size_t base;
+    (void)file_kind_of(path, &base);
+    return snprintf(name, sizeof name, "%.*s", (int)base, path) < (int)sizeof name &&
+           file_exists(catalog_tree(c), name);
+}
+
 static int remove_if_ended(void *ctx, const char *path)
 {
     struct catalog *c = ctx;
     char *names;
     int64_t size;
-    size_t base;
-    bool ended = read_names(c, path, &names, &size) == 0 && (size == 0 || names[size - 1] == '\0');
-    for (char *p = names; ended && p < names + size; p += strlen(p) + 1) {
-        const char *journal = find_journal(c, p, path);
-        ended = file_kind_of(p, &base) == FILE_JOURNAL && !(journal && is_hot(c, journal));
-    }
+    bool ended = read_names(c, path, &names, &size) == 0 &&
+                 (size == 0 ? is_called_after_database(c, path)
+                            : names[size - 1] == '\0' && has_ended(c, path, names, size));
     free(names);
     int err = ended ? file_unlink(catalog_tree(c), path) : 0;
     if (err)

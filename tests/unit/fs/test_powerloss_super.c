@@ -23,7 +23,7 @@
 #define DATABASES 3
 #define STEPS 16
 
-static const char *const names[DATABASES] = {"a.db", "sub/b.db", "c.db"};
+static const char *const names[DATABASES] = {"sub/a.db", "b.db", "c.db"};
 static const char *const schema[DATABASES] = {"main", "b", "c"};
 
 struct setup {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,7 +15,11 @@
 
 #include <cmocka.h>
 
+#include "fs/db/journal.h"
+#include "fs/db/super.h"
+#include "ltx/base/bytes.h"
 #include "ltx/base/err.h"
+#include "ltx/base/file.h"
 #include "ltx/base/logger.h"
 #include "tests/lib/dice.h"
 #include "tests/lib/fsnode.h"
@@ -258,6 +263,193 @@ static void a_crash_leaves_all_or_none(void **state)
     }
 }
 
+/* ---- super-journals that somebody else removes ---- */
+
+static bool is_there(const char *name)
+{
+    return access(fsnode_path(&node, name), F_OK) == 0;
+}
+
+static bool find_super_journal(char name[64])
+{
+    DIR *dir = opendir(node.tree);
+    *name = '\0';
+    for (const struct dirent *e = readdir(dir); e; e = readdir(dir))
+        if (strstr(e->d_name, "-mj"))
+            snprintf(name, 64, "%.60s", e->d_name);
+    closedir(dir);
+    return *name != '\0';
+}
+
+/* A client is killed at one of its calls, so that each journal is there and the super-journal is, or is not. */
+static void die_with_journals(bool with_super)
+{
+    char super[64];
+    uint64_t calls = 0;
+    for (uint64_t call = 0;; call = call ? call - 1 : calls) {
+        begin();
+        work("DELETE", true);
+        sqlite3 *db = open_all(NULL);
+        tapvfs_kill_at(call);
+        (void)transaction(db, 1);
+        calls = tapvfs_calls();
+        sql_close(db);
+        tapvfs_register(fsnode_listen, &node);
+        bool all =
+            is_there("a.db-journal") && is_there("sub/b.db-journal") && is_there("c.db-journal");
+        if (call && all && find_super_journal(super) == with_super)
+            return;
+        assert_true(call != 1);
+        end();
+    }
+}
+
+/* The last of its journals is rolled back by a client, which removes it, while another one writes. */
+static void one_that_ends_a_rollback_commits_nothing(void **state)
+{
+    (void)state;
+    char super[64];
+    die_with_journals(true);
+    assert_true(find_super_journal(super));
+    for (unsigned i = 1; i < DATABASES; i++) { /* its own rollback */
+        sqlite3 *db = sql_open(fsnode_path(&node, names[i]), "tap");
+        assert_int_equal(sql_int(db, "SELECT n FROM m"), 0);
+        sql_close(db);
+    }
+    sqlite3 *writer = sql_open(fsnode_path(&node, names[1]), "tap");
+    sql_do(writer,
+           "CREATE TABLE much AS WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k"
+           "  WHERE i < 100) SELECT zeroblob(1000) AS x FROM k;"
+           "PRAGMA cache_size=5; BEGIN; UPDATE much SET x = 'half'");
+    uint64_t before = fsnode_txid(&node, names[1]);
+    assert_true(is_there("sub/b.db-journal") && is_there(super));
+    sqlite3 *reader = sql_open(fsnode_path(&node, names[0]), "tap");
+    assert_int_equal(sql_int(reader, "SELECT n FROM m"), 0);
+    sql_close(reader);
+    assert_false(is_there(super));
+    assert_true(fsnode_txid(&node, names[1]) == before);
+    sql_do(writer, "ROLLBACK");
+    sql_close(writer);
+    end();
+}
+
+/* Its client has not come to the end when this node is no longer the primary. */
+static void one_that_has_ended_is_not_undone_by_a_demotion(void **state)
+{
+    (void)state;
+    die_with_journals(false);
+    fsnode_follow(&node);
+    for (unsigned i = 0; i < DATABASES; i++) {
+        struct ledger_info info;
+        struct logcopy copy;
+        int64_t size;
+        int fd;
+        ledger_info(fsnode_ledger(&node, names[i]), &info);
+        assert_false(info.damaged);
+        assert_int_equal(file_open(AT_FDCWD, fsnode_path(&node, names[i]), O_RDONLY, 0, &fd), 0);
+        assert_int_equal(file_size(fd, &size), 0);
+        uint8_t *bytes = malloc((size_t)size);
+        assert_int_equal(file_read(fd, bytes, (size_t)size, 0), 0);
+        file_close(fd);
+        logcopy_open(&copy);
+        logcopy_advance(&copy, fsnode_ledger(&node, names[i]));
+        if (!logcopy_equals(&copy, bytes, (size_t)size))
+            fail_msg("%s: the file is not what the log says", names[i]);
+        logcopy_close(&copy);
+        free(bytes);
+    }
+    end();
+}
+
+/* ---- names that clients have ---- */
+
+static void append(const char *path, const void *bytes, size_t n)
+{
+    int fd;
+    int64_t size;
+    assert_int_equal(file_open(AT_FDCWD, path, O_RDWR | O_CREAT, 0600, &fd), 0);
+    assert_int_equal(file_size(fd, &size), 0);
+    assert_int_equal(file_write(fd, bytes, n, size), 0);
+    file_close(fd);
+}
+
+static void name_super_journal(const char *journal, const char *name)
+{
+    uint8_t end[16];
+    uint32_t sum = 0;
+    for (const char *p = name; *p; p++)
+        sum += (uint32_t)*p;
+    put_be32(end, (uint32_t)strlen(name));
+    put_be32(end + 4, sum);
+    memcpy(end + 8, JOURNAL_MAGIC, 8);
+    append(journal, name, strlen(name));
+    append(journal, end, sizeof end);
+}
+
+/* A client sees the tree's folder "app" as `seen`. */
+static void try_view(const char *seen)
+{
+    static const char *const databases[] = {"app/a.db", "app/in/b.db"};
+    sqlite3 *db[2];
+    char name[300], super[300];
+    uint64_t before[2];
+    int fd;
+    bool pending;
+    begin();
+    mkdir(fsnode_path(&node, "app"), 0755);
+    mkdir(fsnode_path(&node, "app/in"), 0755);
+    snprintf(super, sizeof super, "%s", fsnode_path(&node, "app/a.db-mj00000A900"));
+    for (unsigned i = 0; i < 2; i++) {
+        db[i] = sql_open(fsnode_path(&node, databases[i]), "tap");
+        sql_do(db[i],
+               "CREATE TABLE t AS WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k"
+               "  WHERE i < 100) SELECT zeroblob(1000) AS x FROM k;"
+               "PRAGMA cache_size=5; BEGIN; UPDATE t SET x = 'half'");
+        before[i] = fsnode_txid(&node, databases[i]);
+        snprintf(name, sizeof name, "%s/a.db-mj00000A900", seen);
+        name_super_journal(fsnode_path(&node, i ? "app/in/b.db-journal" : "app/a.db-journal"),
+                           name);
+        snprintf(name, sizeof name, "%s%s-journal", seen, databases[i] + strlen("app"));
+        append(super, name, strlen(name) + 1);
+    }
+    assert_int_equal(
+        file_open(AT_FDCWD, fsnode_path(&node, "app/in/b.db-journal"), O_RDONLY, 0, &fd), 0);
+    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending), 0);
+    assert_true(pending);
+    assert_int_equal(super_remove_ended(node.catalog), 0);
+    assert_true(is_there("app/a.db-mj00000A900"));
+    assert_int_equal(super_commit(node.catalog, "app/a.db-mj00000A900"), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(fsnode_txid(&node, databases[i]) == before[i] + 1);
+        sql_do(db[i], "ROLLBACK");
+        sql_close(db[i]);
+    }
+    append(super, "/outside/x.db-journal", sizeof "/outside/x.db-journal");
+    assert_int_equal(super_remove_ended(node.catalog), 0);
+    assert_true(is_there("app/a.db-mj00000A900")); /* it may be needed there */
+    unlink(super);
+    for (unsigned i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s%s-journal", seen, databases[i] + strlen("app"));
+        append(super, name, strlen(name) + 1);
+    }
+    assert_int_equal(super_remove_ended(node.catalog), 0);
+    assert_false(is_there("app/a.db-mj00000A900"));
+    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending), 0);
+    assert_false(pending);
+    file_close(fd);
+    end();
+}
+
+static void names_that_containers_have_are_understood(void **state)
+{
+    (void)state;
+    try_view("/data");
+    try_view("/app");
+    try_view("/srv/app");
+    try_view("/srv/lapp");
+    try_view("");
+}
+
 int main(void)
 {
     logger_configure(LOGGER_ERROR, false);
@@ -268,6 +460,9 @@ int main(void)
         cmocka_unit_test(a_refused_one_leaves_all_as_they_were),
         cmocka_unit_test(a_killed_client_leaves_all_or_none),
         cmocka_unit_test(a_crash_leaves_all_or_none),
+        cmocka_unit_test(one_that_ends_a_rollback_commits_nothing),
+        cmocka_unit_test(one_that_has_ended_is_not_undone_by_a_demotion),
+        cmocka_unit_test(names_that_containers_have_are_understood),
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));
