@@ -318,6 +318,31 @@ static void a_mount_that_is_gone_takes_no_database_along(void **state)
     fsnode_mounted_at(NULL);
 }
 
+/* It had changes without a record when it was the primary, and has been put right since. */
+static void a_replica_is_called_clean_again(void **state)
+{
+    (void)state;
+    scratch_make(root);
+    fsnode_open(&node, root, false);
+    fsnode_lead(&node);
+    tapvfs_register(fsnode_listen, &node);
+    sqlite3 *db = sql_open(fsnode_path(&node, "app.db"), "tap");
+    sql_do(db, "CREATE TABLE t(x)");
+    sql_close(db);
+    fsnode_settle(&node);
+    fsnode_follow(&node);
+    struct ledger *l = fsnode_ledger(&node, "app.db");
+    assert_int_equal(ledger_set_unclean(l, true), 0);
+    fsnode_settle(&node);
+    assert_false(ledger_is_unclean(l));
+    assert_int_equal(ledger_set_unclean(l, true), 0);
+    ledger_set_damaged(l, "until it is fetched");
+    fsnode_settle(&node);
+    assert_true(ledger_is_unclean(l));
+    fsnode_close(&node);
+    scratch_remove(root);
+}
+
 #define with_node(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int main(void)
@@ -332,6 +357,7 @@ int main(void)
         with_node(many_work_at_once),
         with_node(an_orderly_end_leaves_nothing_to_redo),
         cmocka_unit_test(a_mount_that_is_gone_takes_no_database_along),
+        cmocka_unit_test(a_replica_is_called_clean_again),
     };
     if (getenv("TEST_FILTER"))
         cmocka_set_test_filter(getenv("TEST_FILTER"));
