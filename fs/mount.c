@@ -111,13 +111,16 @@ static int do_mount(struct mount *m, const struct mount_options *options, char *
         snprintf(why, why_size, "libfuse refuses the mount options: %s", libfuse_said);
         return -ERR_INVALID;
     }
+    int rc = mountpoint_clear(m->path, why, why_size);
+    if (rc)
+        return rc;
     if (fuse_session_mount(m->se, m->path)) {
         snprintf(why, why_size, "%s cannot be mounted: %s", m->path,
                  libfuse_said[0] ? libfuse_said : "see the messages of fusermount3 above");
         return -ERR_ACCESS;
     }
     m->mounted = true;
-    int rc = loop_open(&m->loop, m->se, options->workers);
+    rc = loop_open(&m->loop, m->se, options->workers);
     if (rc)
         snprintf(why, why_size, "the FUSE device cannot be used: %s", err_text(rc));
     m->loop_is_open = !rc;

@@ -29,8 +29,8 @@ struct mount_options {
 };
 
 /*
- * Looks at the mount point before anything is begun: replaces a mount that a killed daemon left
- * (only a dead one of type fuse.tandemfs), creates the folder if its parent exists, and refuses a
+ * Looks at the mount point before anything is begun: creates the folder if its parent exists, leaves a mount that a
+ * killed daemon left (only a dead one of type fuse.tandemfs) to mount_open, and refuses a
  * non-empty folder, one already mounted, a missing /dev/fuse, a missing fusermount3 for an ordinary
  * user. `why` receives a sentence that says what is wrong and what to do.
  */

@@ -177,9 +177,11 @@ static int detach_dead(const char *path)
     return rc;
 }
 
-static int check_not_mounted(const char *path, char *why, size_t why_size)
+/* *dead: by a tandemfs that has ended. */
+static int check_not_mounted(const char *path, bool *dead, char *why, size_t why_size)
 {
     char type[64];
+    *dead = false;
     if (!mountpoint_type(path, type, sizeof type))
         return 0;
     if (strncmp(type, "fuse", 4) != 0 || !is_dead(path)) {
@@ -195,13 +197,7 @@ static int check_not_mounted(const char *path, char *why, size_t why_size)
             type, path, path);
         return -ERR_BUSY;
     }
-    int rc = detach_dead(path);
-    if (rc) {
-        SAY("a dead tandemfs mount is on %s and cannot be removed (%s): 'umount -l %s' as root",
-            path, err_text(rc), path);
-        return rc;
-    }
-    log_info("mount", "%s: removed the mount that an ended daemon had left", path);
+    *dead = true;
     return 0;
 }
 
@@ -252,18 +248,42 @@ static int check_folder(const char *path, char *why, size_t why_size)
     return check_empty(path, why, why_size);
 }
 
+static int find_folder(const char *mountpoint, char path[PATH_MAX], char *why, size_t why_size)
+{
+    if (resolve(mountpoint, path) == 0)
+        return 0;
+    SAY("the mount point %s cannot be found: its parent folder has to exist and the path has to be "
+        "absolute",
+        mountpoint);
+    return -ERR_NOTFOUND;
+}
+
+int mountpoint_clear(const char *mountpoint, char *why, size_t why_size)
+{
+    char path[PATH_MAX];
+    bool dead;
+    int rc = find_folder(mountpoint, path, why, why_size);
+    if (!rc)
+        rc = check_not_mounted(path, &dead, why, why_size);
+    if (!rc && dead) {
+        rc = detach_dead(path);
+        if (rc)
+            SAY("a dead tandemfs mount is on %s and cannot be removed (%s): 'umount -l %s' as root",
+                path, err_text(rc), path);
+        else
+            log_info("mount", "%s: removed the mount that an ended daemon had left", path);
+    }
+    return rc ? rc : check_folder(path, why, why_size);
+}
+
 int mount_check(const char *mountpoint, char *why, size_t why_size)
 {
     char path[PATH_MAX];
+    bool dead;
     int rc = check_fuse(why, why_size);
-    if (rc)
-        return rc;
-    if (resolve(mountpoint, path)) {
-        SAY("the mount point %s cannot be found: its parent folder has to exist and the path has "
-            "to be absolute",
-            mountpoint);
-        return -ERR_NOTFOUND;
-    }
-    rc = check_not_mounted(path, why, why_size);
-    return rc ? rc : check_folder(path, why, why_size);
+    if (!rc)
+        rc = find_folder(mountpoint, path, why, why_size);
+    if (!rc)
+        rc = check_not_mounted(path, &dead, why, why_size);
+    return rc || dead ? rc : check_folder(path, why, why_size);
 }

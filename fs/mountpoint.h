@@ -21,6 +21,13 @@ bool mountpoint_type(const char *path, char *type, size_t type_size);
  */
 int mountpoint_detach(const char *path);
 
+/*
+ * Just before mounting: takes a mount away that a killed daemon left (only a dead one of type MOUNTPOINT_FSTYPE), and
+ * checks the folder as mount_check does. Until then clients that come get an error from it; in the
+ * empty folder they would make databases that nobody sees again.
+ */
+int mountpoint_clear(const char *mountpoint, char *why, size_t why_size);
+
 /* Is there a program of that name in PATH? */
 bool mountpoint_has_program(const char *name);
 

@@ -3,6 +3,7 @@
 
 TANDEMFS_START_GB: the size of the large one (default: 0.25; the full run takes 10), and the time is printed.
 """
+import contextlib
 import os
 import sqlite3
 import time
@@ -43,7 +44,10 @@ def start_after_kill(scratch, mode, size):
 
         def writable():
             try:
-                node.sql("app.db", "INSERT INTO big VALUES(1)")
+                # Where nothing is mounted it is not to be made.
+                with contextlib.closing(sqlite3.connect("file:%s?mode=rw" % node.db("app.db"), uri=True, timeout=20)) as db:
+                    db.execute("INSERT INTO big VALUES(1)")
+                    db.commit()
                 return node.is_mounted()
             except sqlite3.Error:
                 return False
