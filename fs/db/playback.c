@@ -33,6 +33,7 @@ static int put_size_back(void *ctx, uint32_t page_count, uint32_t page_size)
 static int play(struct database *db, struct playback *p, uint32_t *pages)
 {
     char path[DATABASE_PATH_MAX];
+    bool gone = false;
     int fd;
     database_file_path(db, FILE_JOURNAL, path);
     int err = file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd);
@@ -40,8 +41,9 @@ static int play(struct database *db, struct playback *p, uint32_t *pages)
         return err == -ERR_NOTFOUND ? 0 : err;
     err = journal_look(fd, &p->hot);
     if (!err && p->hot)
-        err = super_is_pending(db->catalog, path, fd, &p->together);
-    if (!err && p->hot)
+        err = super_is_pending(db->catalog, path, fd, &p->together, &gone);
+    /* It has ended. What a record has brought is not put back, and if nobody knows what that is, nothing. */
+    if (!err && p->hot && !(gone && !p->ledger))
         err = journal_play_back(
             fd, (struct journal_target){.put = put_back, .resize = put_size_back, .ctx = p}, pages);
     file_close(fd);

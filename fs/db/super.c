@@ -212,17 +212,19 @@ int super_commit(struct catalog *c, const char *path)
 
 /* ---- start ---- */
 
-int super_is_pending(struct catalog *c, const char *journal, int journal_fd, bool *pending)
+int super_is_pending(struct catalog *c, const char *journal, int journal_fd, bool *pending,
+                     bool *gone)
 {
     char name[JOURNAL_SUPER_MAX];
     struct place *place = calloc(1, sizeof *place);
     int err = place ? journal_super_name(journal_fd, name) : -ERR_NOMEM;
-    *pending = false;
+    *pending = *gone = false;
     if (!err && *name) {
         *place = (struct place){.catalog = c, .near = journal};
         *pending = find_place(place, name, is_super);
         /* It may not come back either: the other databases would be undone, and this one not. */
-        if (!*pending)
+        *gone = !*pending;
+        if (*gone)
             (void)find_place(place, name, sync_folder);
         err = place->err;
     }

@@ -394,7 +394,7 @@ static void try_view(const char *seen)
     char name[300], super[300];
     uint64_t before[2];
     int fd;
-    bool pending;
+    bool pending, gone;
     begin();
     mkdir(fsnode_path(&node, "app"), 0755);
     mkdir(fsnode_path(&node, "app/in"), 0755);
@@ -414,7 +414,7 @@ static void try_view(const char *seen)
     }
     assert_int_equal(
         file_open(AT_FDCWD, fsnode_path(&node, "app/in/b.db-journal"), O_RDONLY, 0, &fd), 0);
-    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending), 0);
+    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending, &gone), 0);
     assert_true(pending);
     assert_int_equal(super_remove_ended(node.catalog), 0);
     assert_true(is_there("app/a.db-mj00000A900"));
@@ -434,7 +434,7 @@ static void try_view(const char *seen)
     }
     assert_int_equal(super_remove_ended(node.catalog), 0);
     assert_false(is_there("app/a.db-mj00000A900"));
-    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending), 0);
+    assert_int_equal(super_is_pending(node.catalog, "app/in/b.db-journal", fd, &pending, &gone), 0);
     assert_false(pending);
     file_close(fd);
     end();
