@@ -15,10 +15,10 @@ struct catalog;
 int super_commit(struct catalog *c, const char *path);
 
 /*
- * Start, with no client there: *pending = the transaction of `journal` (a path in the tree, opened as `journal_fd`) is one over several databases
- * and has not ended, because its super-journal is still in the tree. Some of its records may be in the
- * logs by then; it is undone in all of them (playback.h), and nobody was told that it had
- * committed. *gone = it names one that is no longer there: the transaction has ended, and has its records.
+ * Start, with no client there. *pending = the transaction of `journal` (a path in the tree, opened as
+ * `journal_fd`) is one over several databases and has not ended, because its super-journal is still in the tree.
+ * Some of its records may be in the logs by then; it is undone in all of them (playback.h), and nobody was told
+ * that it had committed. *gone = it names one that is no longer there: the transaction has ended, and has its records.
  */
 int super_is_pending(struct catalog *c, const char *journal, int journal_fd, bool *pending,
                      bool *gone);

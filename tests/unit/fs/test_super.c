@@ -361,6 +361,24 @@ static void one_that_has_ended_is_not_undone_by_a_demotion(void **state)
     end();
 }
 
+/* Nor by a start that does not know what the file held before. */
+static void one_that_has_ended_is_not_undone_by_a_start(void **state)
+{
+    (void)state;
+    unsigned numbers[DATABASES];
+    die_with_journals(false);
+    for (unsigned i = 0; i < DATABASES; i++)
+        assert_int_equal(ledger_set_unclean(fsnode_ledger(&node, names[i]), true), 0);
+    fsnode_close(&node);
+    fsnode_open(&node, root, false);
+    fsnode_lead(&node);
+    tapvfs_register(fsnode_listen, &node);
+    look(numbers);
+    for (unsigned i = 0; i < DATABASES; i++)
+        assert_int_equal(numbers[i], 1);
+    end();
+}
+
 /* ---- names that clients have ---- */
 
 static void append(const char *path, const void *bytes, size_t n)
@@ -462,6 +480,7 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_all_or_none),
         cmocka_unit_test(one_that_ends_a_rollback_commits_nothing),
         cmocka_unit_test(one_that_has_ended_is_not_undone_by_a_demotion),
+        cmocka_unit_test(one_that_has_ended_is_not_undone_by_a_start),
         cmocka_unit_test(names_that_containers_have_are_understood),
     };
     if (getenv("TEST_FILTER"))
