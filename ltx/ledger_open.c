@@ -195,10 +195,7 @@ static int recover(struct ledger *l)
         mutex_unlock(&l->mutex);
     }
     /* A start may have come between a checkpoint after a rebase and the end of its cleaning. */
-    uint64_t checksum;
-    if (txlog_checksum_at(l->log, s.txid, &checksum) == 0 && checksum == s.checksum)
-        return txlog_drop_superseded(l->log);
-    return 0;
+    return txlog_drop_superseded(l->log, s);
 }
 
 static int sum_pages(struct pagesums *sums, uint32_t page_size, uint32_t commit,

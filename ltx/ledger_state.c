@@ -266,11 +266,7 @@ int ledger_checkpoint(struct ledger *l, struct position p)
     saving_begin(l);
     int rc = checkpoint(l, p);
     saving_end(l);
-    uint64_t checksum;
-    /* The database file has passed the last rebase, so nothing needs what was before it. */
-    if (rc == 0 && txlog_checksum_at(l->log, p.txid, &checksum) == 0 && checksum == p.checksum)
-        rc = txlog_drop_superseded(l->log);
-    return rc;
+    return rc < 0 ? rc : txlog_drop_superseded(l->log, p);
 }
 
 int ledger_set_unclean(struct ledger *l, bool unclean)

@@ -288,6 +288,7 @@ static void publish_locked(struct txlog *t, const struct txlog_frame *f)
     t->last = t->tail->last;
     if (f->flags & TXLOG_REBASE) {
         t->chain = t->part_count - 1;
+        t->superseded = true;
         t->durable = t->last;
         t->folder_dirty = false;
         t->history++;

@@ -166,9 +166,9 @@ int txlog_maintain(struct txlog *t, const struct txlog_retention *r, uint64_t re
  * begins. Any thread; does not wait. */
 void txlog_end_maintenance(struct txlog *t);
 
-/* Removes what lies before the last rebase; the database file durably holds what the rebase
- * brought. Does nothing if there is nothing. */
-int txlog_drop_superseded(struct txlog *t);
+/* The database file durably stands at `recovery`: removes what lies before the last rebase if that is
+ * a position after it. Does nothing otherwise, or if there is nothing. */
+int txlog_drop_superseded(struct txlog *t, struct position recovery);
 
 /* Forgets everything and starts again at `base` (after what mattered was kept elsewhere). */
 int txlog_reset(struct txlog *t, struct position base);

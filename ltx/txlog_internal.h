@@ -78,7 +78,8 @@ struct txlog {
     bool failed;                /* a sync or a write failed in a way that leaves the file unknown */
     struct txlog_part **parts;
     uint32_t part_count, part_cap;
-    uint32_t chain;            /* index of the first part of the newest chain */
+    uint32_t chain;  /* index of the first part of the newest chain */
+    bool superseded; /* the database file may stand before the rebase that begins that chain */
     struct txlog_part *tail;   /* the active segment, the last part; NULL: there is none */
     struct txlog_file *active; /* reference to the last part's file; NULL until it is needed */
     /* Where the last records of the active segment begin, round and round: who keeps up with the log
@@ -153,7 +154,6 @@ void part_ltx_path(struct txlog_part *p);
 void part_mark(struct txlog_part *p, struct position before, int64_t off); /* best effort */
 int txlog_add_part(struct txlog *t, struct txlog_part *p);                 /* at the end */
 void txlog_remove_part(struct txlog *t, uint32_t index);                   /* and frees it */
-bool txlog_superseded(const struct txlog *t); /* something waits to be dropped */
 /* Opens the file of the part, or counts it once more. */
 int part_open_file(struct txlog *t, struct txlog_part *p, struct txlog_file **out);
 void txlog_file_unref(struct txlog_file *f);          /* takes the mutex itself; NULL is fine */

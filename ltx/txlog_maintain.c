@@ -166,7 +166,7 @@ static bool next_to_compact(struct txlog *t, uint64_t recovery_txid, uint32_t *i
     if (i >= t->part_count || t->parts[i] == t->tail || t->parts[i]->stuck)
         return false;
     *index = i;
-    return !txlog_superseded(t) && t->parts[i]->last.txid <= limit_locked(t, recovery_txid);
+    return !t->superseded && t->parts[i]->last.txid <= limit_locked(t, recovery_txid);
 }
 
 /* The last segment is on disk, header and name: it says where the log ends when nothing else does. */
@@ -256,7 +256,7 @@ static int compact_one(struct txlog *t, uint64_t recovery_txid)
 /* With the mutex held: whether the oldest file is past the retention. */
 static bool first_is_past(struct txlog *t, const struct txlog_retention *r, uint64_t recovery_txid)
 {
-    if (t->part_count == 0 || t->parts[0] == t->tail || txlog_superseded(t))
+    if (t->part_count == 0 || t->parts[0] == t->tail || t->superseded)
         return false;
     const struct txlog_part *p = t->parts[0];
     if (p->last.txid > limit_locked(t, recovery_txid))
@@ -297,7 +297,7 @@ static int close_idle(struct txlog *t, const struct txlog_retention *r, uint64_t
     struct txlog_part *p = t->tail;
     bool roll = false;
     if (p != NULL && !t->appending && !t->failed && p->end > TXLOG_SEGMENT_HEADER) {
-        bool done_with = p->last.txid <= limit_locked(t, recovery_txid) && !txlog_superseded(t);
+        bool done_with = p->last.txid <= limit_locked(t, recovery_txid) && !t->superseded;
         bool old = r->age_ms > 0 && wall_ms() - p->newest_ms > r->age_ms;
         bool large = r->size_bytes > 0 && p->end > r->size_bytes / 2;
         roll = p->end >= t->segment_bytes || (done_with && (old || large));
@@ -409,18 +409,25 @@ int txlog_maintain(struct txlog *t, const struct txlog_retention *r, uint64_t re
     return rc < 0 ? rc : trimmed;
 }
 
-int txlog_drop_superseded(struct txlog *t)
+int txlog_drop_superseded(struct txlog *t, struct position recovery)
 {
+    uint64_t checksum;
     mutex_lock(&t->mutex);
-    bool any = txlog_superseded(t);
+    bool any = t->superseded;
+    uint64_t history = t->history;
     mutex_unlock(&t->mutex);
-    if (!any)
+    if (!any || txlog_checksum_at(t, recovery.txid, &checksum) != 0 ||
+        checksum != recovery.checksum)
         return 0;
     maintenance_begin(t);
     mutex_lock(&t->mutex);
-    uint32_t n = t->chain;
+    uint32_t n = history == t->history ? t->chain : 0;
     mutex_unlock(&t->mutex);
     int rc = remove_first(t, n);
+    mutex_lock(&t->mutex);
+    if (rc == 0 && history == t->history)
+        t->superseded = false;
+    mutex_unlock(&t->mutex);
     maintenance_end(t);
     return rc;
 }
@@ -445,6 +452,7 @@ int txlog_reset(struct txlog *t, struct position base)
         t->last = t->durable = base;
         t->folder_dirty = false;
         t->chain = n;
+        t->superseded = false;
         t->history++;
         cond_broadcast(&t->synced);
         mutex_unlock(&t->mutex);

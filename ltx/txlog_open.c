@@ -351,8 +351,10 @@ static int assemble(struct txlog *t, struct found *ltx, struct found *segments)
             t->part_count = 0; /* they are still the caller's */
             return rc;
         }
-        if (p->rebase)
+        if (p->rebase) {
             t->chain = i;
+            t->superseded = true;
+        }
         t->last = p->last;
         if (!is_ltx)
             t->tail = p;

@@ -77,11 +77,6 @@ void txlog_remove_part(struct txlog *t, uint32_t index)
         t->chain--;
 }
 
-bool txlog_superseded(const struct txlog *t)
-{
-    return t->chain > 0;
-}
-
 int part_open_file(struct txlog *t, struct txlog_part *p, struct txlog_file **out)
 {
     if (p->file != NULL) {

@@ -308,7 +308,9 @@ static void a_rebase_begins_a_new_chain(void **state)
                 txlog_maintain(w.log, &(struct txlog_retention){.size_bytes = 1}, UINT64_MAX), 0);
             world_kill(&w, SMALL);
         }
-        assert_int_equal(txlog_drop_superseded(w.log), 0);
+        assert_int_equal(txlog_drop_superseded(w.log, w.at[20]), 0); /* it is not there yet */
+        assert_true(segments(&w) > 3);
+        assert_int_equal(txlog_drop_superseded(w.log, r), 0);
         assert_true(segments(&w) <= 3); /* the new chain's: the two records may be long */
         assert_int_equal(ltx_files(&w), 0);
         world_kill(&w, SMALL);
@@ -335,6 +337,44 @@ static void a_rebase_begins_a_new_chain(void **state)
         buf_fini(&next);
         world_fini(&w);
     }
+}
+
+/* Nothing lies before it, and its record is all the same what the database file needs. */
+static void a_rebase_in_the_only_file_is_kept_until_it_is_applied(void **state)
+{
+    (void)state;
+    static const struct txlog_retention nothing = {.size_bytes = 1};
+    struct world w;
+    struct image m;
+    struct buf rebase = {0}, next = {0};
+    struct txlog_entry e;
+    world_make(&w, SMALL);
+    world_append(&w, 1, 30);
+    assert_int_equal(txlog_maintain(w.log, &nothing, 30), 0);
+    assert_int_equal(segments(&w) + ltx_files(&w), 1);
+    make_rebase(&m, 15, &rebase);
+    struct position r = {m.txid, m.checksum};
+    image_transaction(&m, 13, &next);
+    assert_int_equal(world_append_bytes(w.log, &rebase, TXLOG_REBASE), 0);
+    assert_int_equal(world_append_bytes(w.log, &next, 0), 0);
+    for (int started = 0; started < 2; started++) {
+        assert_int_equal(txlog_maintain(w.log, &nothing, 30), 0);
+        assert_int_equal(txlog_drop_superseded(w.log, w.at[30]), 0);
+        assert_int_equal(txlog_find_from(w.log, w.at[30], &e), 0);
+        assert_is_record(&e, &rebase);
+        assert_int_equal(txlog_next(w.log, &e), 0);
+        assert_is_record(&e, &next);
+        txlog_entry_release(&e);
+        world_kill(&w, SMALL);
+    }
+    assert_int_equal(txlog_drop_superseded(w.log, r), 0);
+    assert_int_equal(txlog_maintain(w.log, &nothing, m.txid), 0);
+    assert_int_equal(txlog_find_from(w.log, w.at[30], &e), -ERR_NOTFOUND);
+    assert_position(txlog_last(w.log), (struct position){m.txid, m.checksum});
+    image_fini(&m);
+    buf_fini(&rebase);
+    buf_fini(&next);
+    world_fini(&w);
 }
 
 static void a_rebase_that_was_not_published_changes_nothing(void **state)
@@ -416,6 +456,7 @@ int main(void)
         cmocka_unit_test(what_a_reader_holds_stays_readable),
         cmocka_unit_test(a_segment_that_an_ltx_file_replaces_is_removed_at_the_start),
         cmocka_unit_test(a_rebase_begins_a_new_chain),
+        cmocka_unit_test(a_rebase_in_the_only_file_is_kept_until_it_is_applied),
         cmocka_unit_test(a_rebase_that_was_not_published_changes_nothing),
         cmocka_unit_test(a_snapshot_on_an_empty_log_is_no_rebase),
         cmocka_unit_test(a_reset_log_begins_where_it_is_told),
