@@ -28,11 +28,13 @@
  * the retention or superseded by a rebase, and in a start. What was synced is there, the page checksums
  * are those of exactly one transaction, the log leads there from the recovery position, and it goes on.
  *
- * TANDEMFS_POWER_STATES: states for each test; more of them take more workloads. TEST_CUT=operation:seed, with TANDEMFS_SEED and
- * TEST_FILTER as printed: this one alone.
+ * TANDEMFS_POWER_STATES: states for each test; more of them take more workloads. A failed test prints it with
+ * TEST_CUT=workload:operation:seed: with the same TANDEMFS_SEED and TEST_FILTER the workloads before are gone
+ * through as they were, and in that one this state alone.
  */
 
 #define STATES 700
+#define STATES_OF_ONE 140 /* workload: what is rare is in the workload more often than in the cut */
 #define AT_A_CUT 3
 #define SECOND_EVERY 8
 #define STEPS 120
@@ -59,6 +61,8 @@ static unsigned all_first, all_second; /* states, of all rounds of a workload */
 static struct powerloss record, second_record;
 static struct power_disk disk, second_disk; /* looked at after a failed test was left by a jump */
 static bool sweeping, in_second;
+static size_t wanted_states;
+static unsigned round_now; /* of the workloads of a test */
 static char root[SCRATCH_PATH_MAX];
 static struct store *store;
 static struct ledger *ledger;
@@ -145,6 +149,13 @@ static void rebase(struct model *m)
     buf_fini(&bytes);
 }
 
+/* Whether an empty database was there with this TXID: a second one would be at the same position, and the
+ * promises are about places in the history. */
+static bool was_empty_at(uint64_t txid)
+{
+    return place_of((struct position){txid, LTX_EMPTY_CHECKSUM}) != SIZE_MAX;
+}
+
 /* About a third of the pages change, and all new ones are put. */
 static void commit(struct model *m, uint32_t pages)
 {
@@ -210,7 +221,9 @@ static void step(struct model *m, struct promise *p, bool rebases)
         p->diverged = info.diverged;
         break;
     default:
-        commit(m, m->commit == 0 || dice_below(12) ? 1 + dice_below(MODEL_PAGES_MAX) : 0);
+        commit(m, m->commit == 0 || dice_below(12) || was_empty_at(ledger_last(ledger).txid + 1)
+                      ? 1 + dice_below(MODEL_PAGES_MAX)
+                      : 0);
         remember(m);
     }
     note(*p);
@@ -469,20 +482,29 @@ static void try_many(const char *name, size_t states)
     free(cuts);
 }
 
+/* False: it is of another workload. */
+static bool try_given(const char *cut)
+{
+    unsigned of;
+    size_t at;
+    unsigned long long seed;
+    assert_int_equal(sscanf(cut, "%u:%zu:%llu", &of, &at, &seed), 3);
+    if (of != round_now)
+        return false;
+    power_disk_advance(&disk, at);
+    (void)try_state(&disk, seed, powerloss_marked(&record, at));
+    return true;
+}
+
 static void sweep_once(const char *name, bool rebases, size_t states)
 {
+    const char *cut = getenv("TEST_CUT");
+    round_now++;
     work(rebases);
     power_disk_init(&disk, &record);
     sweeping = true;
-    if (getenv("TEST_CUT")) {
-        size_t at;
-        unsigned long long seed;
-        assert_int_equal(sscanf(getenv("TEST_CUT"), "%zu:%llu", &at, &seed), 2);
-        power_disk_advance(&disk, at);
-        try_state(&disk, seed, powerloss_marked(&record, at));
-    } else {
+    if (cut == NULL || !try_given(cut))
         try_many(name, states);
-    }
     sweeping = false;
     power_disk_fini(&disk);
     powerloss_fini(&record);
@@ -491,13 +513,13 @@ static void sweep_once(const char *name, bool rebases, size_t states)
 static void sweep(const char *name, bool rebases)
 {
     const char *wanted = getenv("TANDEMFS_POWER_STATES");
-    size_t states = wanted ? strtoul(wanted, NULL, 10) : STATES / dice_share();
-    unsigned rounds = 1;
-    all_first = all_second = 0;
-    for (; states > STATES; states -= STATES, rounds++)
-        sweep_once(name, rebases, STATES);
+    wanted_states = wanted ? strtoul(wanted, NULL, 10) : STATES / dice_share();
+    size_t states = wanted_states;
+    all_first = all_second = round_now = 0;
+    for (; states > STATES_OF_ONE; states -= STATES_OF_ONE)
+        sweep_once(name, rebases, STATES_OF_ONE);
     sweep_once(name, rebases, states);
-    print_message("%s: in all %u workloads, %u states, %u of a start\n", name, rounds, all_first,
+    print_message("%s: in all %u workloads, %u states, %u of a start\n", name, round_now, all_first,
                   all_second);
 }
 
@@ -507,7 +529,8 @@ static int explain(void **state)
     if (!sweeping)
         return 0;
     sweeping = false;
-    fprintf(stderr, "TEST_CUT=%zu:%llu\n", disk.at, (unsigned long long)disk.seed);
+    fprintf(stderr, "TANDEMFS_POWER_STATES=%zu TEST_CUT=%u:%zu:%llu\n", wanted_states, round_now,
+            disk.at, (unsigned long long)disk.seed);
     power_disk_explain(&disk);
     if (in_second)
         power_disk_explain(&second_disk);
