@@ -220,34 +220,70 @@ static int open_index(struct database *db, int *fd)
     return err;
 }
 
-/* A look without any lock, which a client could meet: mostly a connection has just been closed. */
-static bool is_in_line(struct database *db)
+/* What the wal-index lacks of what has been captured, at one moment. */
+struct lag {
+    bool behind;
+    uint32_t captured; /* frames, of the WAL with */
+    uint8_t salt[8];
+};
+
+static int measure(struct database *db, int shm_fd, struct lag *out)
 {
-    struct capture_wal *w = &db->wal;
     struct walindex index;
     struct walindex_header h;
-    int fd = -1;
-
+    walindex_init(&index, shm_fd);
+    int err = walindex_read(&index, &h);
+    walindex_fini(&index);
+    *out = (struct lag){0};
+    if (err) /* a torn header is being written, or makes the next connection read the file */
+        return err == -ERR_BUSY ? 0 : err;
     mutex_lock(&db->mutex);
-    bool captured = w->valid && w->captured > 0, broken = w->broken > 0;
+    out->behind = capture_wal_unseen(db, h.salt, h.mx_frame);
+    out->captured = db->wal.captured;
+    memcpy(out->salt, db->wal.header.salt, sizeof out->salt);
     mutex_unlock(&db->mutex);
-    if (broken)
-        return false;
-    if (!captured)
-        return true;
+    return 0;
+}
+
+/*
+ * Without any lock, which a client could meet: mostly a connection has just been closed. *behind only if nobody
+ * is at work: the commit that the index lacks was there before it was seen that there is no writer, and he
+ * enters his frames before he gives his lock away. -ERR_BUSY: to be looked at again.
+ */
+static int look_at_index(struct database *db, int shm_fd, bool *behind)
+{
+    struct lag first, again;
+    pid_t writer;
+    int err = measure(db, shm_fd, &first);
+    *behind = false;
+    if (err || !first.behind)
+        return err;
+    err = lock_holder(shm_fd, LOCK_SHM_WRITE, &writer);
+    if (!err)
+        err = writer ? -ERR_BUSY : measure(db, shm_fd, &again);
+    if (err || !again.behind)
+        return err;
+    *behind =
+        first.captured == again.captured && memcmp(first.salt, again.salt, sizeof first.salt) == 0;
+    return *behind ? 0 : -ERR_BUSY;
+}
+
+static int is_needed(struct database *db, bool *needed)
+{
+    struct capture_wal *w = &db->wal;
+    int fd = -1;
+    mutex_lock(&db->mutex);
+    bool captured = w->valid && w->captured > 0;
+    *needed = w->broken > 0;
+    mutex_unlock(&db->mutex);
+    if (*needed || !captured)
+        return 0;
     int err = open_index(db, &fd);
     if (err)
-        return err == -ERR_NOTFOUND;
-    walindex_init(&index, fd);
-    err = walindex_read(&index, &h);
-    walindex_fini(&index);
+        return err == -ERR_NOTFOUND ? 0 : err;
+    err = look_at_index(db, fd, needed);
     file_close(fd);
-    if (err) /* a torn header is being written, or makes the next connection read the file */
-        return err == -ERR_BUSY;
-    mutex_lock(&db->mutex);
-    bool unseen = capture_wal_unseen(db, h.salt, h.mx_frame);
-    mutex_unlock(&db->mutex);
-    return !unseen;
+    return err;
 }
 
 static void in_line(struct database *db)
@@ -269,12 +305,14 @@ static void fixed(struct database *db, int err)
 void walfix(struct database *db)
 {
     int main_fd = -1, shm_fd = -1;
+    bool needed;
 
-    if (is_in_line(db)) {
-        in_line(db);
+    int err = is_needed(db, &needed);
+    if (err || !needed) {
+        fixed(db, err);
         return;
     }
-    int err = open_database(db, &main_fd);
+    err = open_database(db, &main_fd);
     if (!err) {
         err = open_index(db, &shm_fd);
         /* Nobody shares it: the next connection builds it from the file. */

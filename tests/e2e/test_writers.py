@@ -49,6 +49,20 @@ def a_writer_that_is_killed_harms_nobody(scratch):
             check.same_everywhere(c, name)
 
 
+@test(limit=60)
+def a_connection_that_is_closed_is_in_nobodys_way(scratch):
+    """Afterwards the daemon looks whether it has left something behind. A writer that does not wait for locks meets it often."""
+    with Cluster(scratch, nodes=1) as c, contextlib.closing(c[0].connect("app.db", timeout=0)) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("PRAGMA synchronous=NORMAL")
+        writer.execute("CREATE TABLE t(a)")
+        for i in range(2000):
+            with contextlib.closing(c[0].connect("app.db", timeout=0)) as reader:
+                reader.execute("SELECT count(*) FROM t").fetchone()
+            for k in range(2):
+                writer.execute("INSERT INTO t VALUES(?)", (2 * i + k,))
+
+
 @test(limit=60, each=("wal", "delete", "truncate", "persist", "memory", "off"))
 def a_transaction_over_three_attached_databases_replicates(scratch, mode):
     """With a super-journal, where there are journals on disk."""
