@@ -28,7 +28,7 @@
  *
  * A worker has its memory before it is needed: receive buffer, stack, heap. The daemon uses its own
  * mount, and the kernel asks for pages of it to be written while it changes the map of the daemon's
- * memory (fs/db/walindex.h). A worker that had to extend that map just then, for what it allocates at
+ * memory (fs/db/unmap.h). A worker that had to extend that map just then, for what it allocates at
  * its first request, would wait for itself.
  *
  * loop_open, loop_start, ..., loop_quit, loop_join, loop_close. The fuse_session is

@@ -93,7 +93,7 @@ static void wal_began(struct fs *fs, struct handle *h)
 }
 
 /* Shared memory: that its pages are written back means nothing. Whoever waits for that may hold the
- * map of this process's memory (fs/db/walindex.h), so neither a mutex nor memory is taken for it. */
+ * map of this process's memory (fs/db/unmap.h), so neither a mutex nor memory is taken for it. */
 static bool is_wal_index(const struct handle *h)
 {
     return h->db && h->kind == FILE_SHM;

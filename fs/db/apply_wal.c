@@ -6,8 +6,8 @@
 #include "fs/db/database_impl.h"
 #include "fs/db/header.h"
 #include "fs/db/locks.h"
-#include "fs/db/own.h"
 #include "fs/db/replica.h"
+#include "fs/db/unmap.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -76,9 +76,9 @@ static int read_index(struct replica *r, struct walindex_header *h)
     if (err != -ERR_BUSY)
         return err;
     lock_release(r->shm_fd, LOCK_SHM_WRITE, 1);
-    own_enter();
-    int rc = sqlite3_exec(r->conn, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
-    own_leave();
+    unmap_enter(r->db);
+    int rc = replica_touch(r);
+    unmap_leave();
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : -ERR_IO;
     err = lock_exclusive(r->shm_fd, LOCK_SHM_WRITE, 1);
@@ -437,12 +437,12 @@ int apply_checkpoint(struct replica *r, uint32_t at_frames, bool *whole)
     if (err)
         return err;
     int frames, done;
-    own_enter();
+    unmap_enter(r->db);
     /* It must have seen the page size. */
-    int rc = sqlite3_exec(r->conn, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
+    int rc = replica_touch(r);
     if (rc == SQLITE_OK)
         rc = sqlite3_wal_checkpoint_v2(r->conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
-    own_leave();
+    unmap_leave();
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? -ERR_BUSY : rc == SQLITE_FULL ? -ERR_NOSPACE : -ERR_IO;
     *whole = frames >= 0 && done == frames;

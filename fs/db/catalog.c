@@ -13,6 +13,7 @@
 #include "fs/db/header.h"
 #include "fs/db/scrub.h"
 #include "fs/db/super.h"
+#include "fs/db/unmap.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -42,12 +43,14 @@ int catalog_open(struct catalog **out, const struct catalog_options *options)
 
 static void database_free(struct database *db)
 {
+    unmap_fini(db);
     database_close_files(db);
     capture_wal_fini(db);
     dirty_fini(&db->dirty);
     ledger_tx_fini(&db->tx);
     cond_fini(&db->unchanging);
     cond_fini(&db->mended);
+    cond_fini(&db->unmapped);
     mutex_fini(&db->mutex);
     free(db->path);
     free(db);
@@ -91,6 +94,7 @@ static struct database *database_new(struct catalog *c, const char *path)
     mutex_init(&db->mutex, RANK_FS_DATABASE);
     cond_init(&db->unchanging);
     cond_init(&db->mended);
+    cond_init(&db->unmapped);
     db->ledger = store_find(c->store, path);
     return db;
 }

@@ -123,6 +123,8 @@ unsigned database_opened(struct database *db, enum file_kind kind, bool own)
     if (own)
         return 0;
     mutex_lock(&db->mutex);
+    while (kind == FILE_SHM && db->unmaps > 0)
+        cond_wait(&db->unmapped, &db->mutex);
     unsigned file = db->file[kind];
     db->handles[kind]++;
     if (kind == FILE_MAIN && raw_look(db) != 0)
@@ -166,7 +168,7 @@ void database_released(struct database *db, enum file_kind kind, unsigned file, 
     }
     if (kind == FILE_JOURNAL && db->handles[kind] == 0 && !db->journal_hot)
         database_end_transaction(db);
-    if (dirty_any(&db->dirty))
+    if (dirty_any(&db->dirty) || (db->unmap_later && db->handles[FILE_SHM] == 0))
         poke = true;
     unsigned open = 0;
     for (int k = 0; k < FILE_KIND_COUNT; k++)

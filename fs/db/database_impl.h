@@ -63,6 +63,10 @@ struct database {
     struct capture_wal wal;
     bool raw; /* files were changed by something that is no connection: see raw.h */
 
+    struct unmap_later *unmap_later; /* mappings of -shm, while a client has it open: see unmap.h */
+    unsigned unmaps;                 /* are being unmapped; no client gets -shm opened, */
+    struct cond unmapped;            /* until this was signalled */
+
     struct mend_order *_Atomic mend; /* replica: a page that the applier shall put right */
     struct cond mended;              /* signalled when it has tried to */
 

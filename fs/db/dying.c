@@ -101,7 +101,7 @@ static pid_t dying_process(pid_t tid)
 static bool index_is_behind(struct database *db)
 {
     char path[DATABASE_PATH_MAX];
-    struct walindex_header h[2];
+    struct walindex_header h;
     int fd;
 
     mutex_lock(&db->mutex);
@@ -112,12 +112,12 @@ static bool index_is_behind(struct database *db)
     database_file_path(db, FILE_SHM, path);
     if (file_open(database_tree(db), path, O_RDONLY | O_NOFOLLOW, 0, &fd) != 0)
         return false;
-    int err = file_read(fd, h, sizeof h, 0);
+    int err = walindex_peek(fd, &h);
     file_close(fd);
-    if (err || memcmp(&h[0], &h[1], sizeof h[0]) != 0)
+    if (err)
         return false; /* the next connection reads the frames themselves */
     mutex_lock(&db->mutex);
-    bool unseen = capture_wal_unseen(db, h[0].salt, h[0].mx_frame);
+    bool unseen = capture_wal_unseen(db, h.salt, h.mx_frame);
     mutex_unlock(&db->mutex);
     return unseen;
 }

@@ -6,6 +6,7 @@
 #include "fs/db/database_impl.h"
 #include "fs/db/mend.h"
 #include "fs/db/replica.h"
+#include "fs/db/unmap.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
 
@@ -50,6 +51,13 @@ static bool has_work(struct ledger *l)
 static bool is_needed(struct applier *a)
 {
     return has_work(a->ledger) || mend_is_ordered(a->replica.db);
+}
+
+/* It could not rest when it ended, and perhaps can now. It is not running. */
+static bool may_rest(struct applier *a)
+{
+    return a->replica.conn && a->replica.state == REPLICA_WAL && !a->replica.hold &&
+           !unmap_is_in_use(a->replica.db);
 }
 
 static int64_t pause_after(int err)
@@ -137,21 +145,18 @@ static struct applier *applier_of(struct follow *f, uint32_t i)
 static void start_if_busy(struct follow *f, uint32_t i)
 {
     struct applier *a = applier_of(f, i);
-    if (!a || !is_needed(a))
+    if (!a)
         return;
     mutex_lock(&f->mutex);
     bool running = a->running;
-    a->running = true;
     mutex_unlock(&f->mutex);
-    if (running)
+    if (running || (!is_needed(a) && !may_rest(a)))
         return;
     thread_join(&a->thread); /* one that has ended; does nothing the first time */
     a->thread = (struct thread){0};
-    if (thread_start(&a->thread, "applier", applier_run, a) != 0) {
-        mutex_lock(&f->mutex);
+    a->running = true;
+    if (thread_start(&a->thread, "applier", applier_run, a) != 0)
         a->running = false;
-        mutex_unlock(&f->mutex);
-    }
 }
 
 static void finder_run(void *arg)

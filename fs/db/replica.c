@@ -14,6 +14,7 @@
 #include "fs/db/header.h"
 #include "fs/db/locks.h"
 #include "fs/db/own.h"
+#include "fs/db/unmap.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -88,22 +89,29 @@ static void same_owner(struct replica *r, int fd)
     own_leave();
 }
 
+int replica_touch(struct replica *r)
+{
+    return sqlite3_exec(r->conn, "PRAGMA schema_version", NULL, NULL, NULL);
+}
+
+/* Its syncs do nothing, as those of all own handles. With a writable schema it does not care whether the
+ * header tells the size of the file. */
 static int open_connection(struct replica *r)
 {
     char path[DATABASE_PATH_MAX];
     int err = replica_path(r, "", path, sizeof path);
     if (err || r->conn)
         return err;
-    own_enter();
+    unmap_enter(r->db);
     int rc = sqlite3_open_v2(path, &r->conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_db_config(r->conn, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (rc == SQLITE_OK)
-        rc = sqlite3_exec(
-            r->conn,
-            "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF; PRAGMA cache_size=-64;"
-            "SELECT 1 FROM sqlite_schema LIMIT 1",
-            NULL, NULL, NULL);
+        rc = sqlite3_db_config(r->conn, SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_wal_autocheckpoint(r->conn, 0);
+    if (rc == SQLITE_OK)
+        rc = replica_touch(r);
     if (rc != SQLITE_OK) {
         err = rc == SQLITE_BUSY || rc == SQLITE_PROTOCOL    ? -ERR_BUSY
               : rc == SQLITE_FULL                           ? -ERR_NOSPACE
@@ -113,7 +121,7 @@ static int open_connection(struct replica *r)
         sqlite3_close(r->conn);
         r->conn = NULL;
     }
-    own_leave();
+    unmap_leave();
     return err;
 }
 
@@ -130,7 +138,7 @@ int replica_open_wal(struct replica *r)
     if (!err && r->shm_fd < 0) {
         err = open_own(r, "-shm", O_RDWR | O_CREAT, &r->shm_fd);
         if (!err)
-            walindex_init(&r->index, r->shm_fd);
+            walindex_init(&r->index, r->shm_fd, r->db);
     }
     return err;
 }
@@ -154,16 +162,14 @@ void replica_close_wal(struct replica *r, bool checkpoint)
 {
     if (checkpoint && r->conn)
         checkpoint = replica_sync(r) == 0;
-    own_enter();
+    unmap_enter(r->db);
     if (r->conn) {
         if (checkpoint)
             sqlite3_db_config(r->conn, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
-        if (r->shm_fd >= 0)
-            walindex_write_back(&r->index);
         sqlite3_close(r->conn);
         r->conn = NULL;
     }
-    own_leave();
+    unmap_leave();
     if (r->shm_fd >= 0)
         walindex_fini(&r->index);
     close_fd(&r->shm_fd);
@@ -269,13 +275,13 @@ static bool is_noticed(struct replica *r)
 }
 
 /* The readers of the WAL may have gone: then SQLite, closing as the last one, brings everything
- * back and removes it. */
+ * back and removes it. Who has -shm open has not gone. */
 static int leave_wal(struct replica *r)
 {
     char path[DATABASE_PATH_MAX];
     struct stat st;
     r->leave_tried = mono_now();
-    if (!is_noticed(r))
+    if (!is_noticed(r) || unmap_is_in_use(r->db))
         return 0;
     replica_close_wal(r, true);
     int err = replica_path(r, "-wal", path, sizeof path);
@@ -312,11 +318,32 @@ void replica_rest(struct replica *r)
     if (r->hold || r->db->torn || (r->state != REPLICA_WAL && r->state != REPLICA_ROLLBACK))
         return;
     r->db->applying = true;
-    if (r->state == REPLICA_ROLLBACK || (r->conn && r->shm_fd >= 0 && is_whole(r))) {
+    if (r->state == REPLICA_ROLLBACK ||
+        (r->conn && r->shm_fd >= 0 && !unmap_is_in_use(r->db) && is_whole(r))) {
         tell_backed(r, ledger_applied(r->ledger));
         replica_close(r);
     }
     r->db->applying = false;
+}
+
+/*
+ * To SQLite the header is not that of a database: no connection has a WAL open, and none can. If the
+ * file holds everything, what comes next is applied without one.
+ */
+static int give_up_wal(struct replica *r)
+{
+    mutex_lock(&r->db->mutex);
+    bool whole = position_equal(r->db->backed, ledger_applied(r->ledger));
+    mutex_unlock(&r->db->mutex);
+    if (!whole || unmap_is_in_use(r->db))
+        return -ERR_IO;
+    replica_close_wal(r, false);
+    int err = replica_remove(r, "-wal");
+    if (!err)
+        err = replica_remove(r, "-shm");
+    if (!err)
+        r->state = REPLICA_ROLLBACK;
+    return err;
 }
 
 static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t last)
@@ -341,6 +368,8 @@ static int apply_one_batch(struct replica *r, struct txlog_entry *e, uint64_t la
     } else {
         if (r->state == REPLICA_ROLLBACK)
             err = apply_need_wal(r, e);
+        if (!err && r->state != REPLICA_ROLLBACK && replica_open_wal(r) == -ERR_CORRUPT)
+            err = give_up_wal(r);
         if (!err && r->state == REPLICA_ROLLBACK) {
             err = apply_rollback(r, e, last, &at);
             whole = true;

@@ -99,7 +99,11 @@ void replica_end_mend(struct replica *r);
 /* ---- between replica.c, apply_wal.c and apply_rollback.c ---- */
 
 int replica_open_main(struct replica *r, bool create);
-int replica_open_wal(struct replica *r); /* connection, -wal, -shm */
+/* Connection, -wal, -shm. -ERR_CORRUPT: the header is one that SQLite does not take for a database's. */
+int replica_open_wal(struct replica *r);
+/* The connection looks at the database, as far as its header: what SQLite the clients have, and whether this one
+ * understands their schema, does not matter. The code is SQLite's. */
+int replica_touch(struct replica *r);
 /* A -wal, if there is none, for readers to open; it begins with these bytes. */
 int replica_prepare_wal_file(struct replica *r, const void *bytes, size_t size);
 void replica_close_wal(struct replica *r, bool checkpoint);

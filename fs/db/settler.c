@@ -8,6 +8,7 @@
 #include "fs/db/database_impl.h"
 #include "fs/db/locks.h"
 #include "fs/db/own.h"
+#include "fs/db/unmap.h"
 #include "fs/db/walfix.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
@@ -208,6 +209,7 @@ void settle(struct database *db)
         capture_quiet(db);
     if (behind)
         walfix(db);
+    unmap_waiting(db);
     move_recovery_position(db, false);
     call_clean(db);
 }
@@ -221,6 +223,7 @@ void settle_at_end(struct database *db)
     mutex_unlock(&db->mutex);
     if (quiet)
         capture_quiet(db);
+    unmap_waiting(db);
     move_recovery_position(db, true);
 }
 

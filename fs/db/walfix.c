@@ -192,7 +192,7 @@ static int open_database(struct database *db, int *fd)
 static int fix_index(struct database *db, int shm_fd)
 {
     struct walindex index;
-    walindex_init(&index, shm_fd);
+    walindex_init_copy(&index, shm_fd);
     int err = mend(db, &index);
     if (!err)
         err = bring_forward(db, &index);
@@ -229,11 +229,8 @@ struct lag {
 
 static int measure(struct database *db, int shm_fd, struct lag *out)
 {
-    struct walindex index;
     struct walindex_header h;
-    walindex_init(&index, shm_fd);
-    int err = walindex_read(&index, &h);
-    walindex_fini(&index);
+    int err = walindex_peek(shm_fd, &h);
     *out = (struct lag){0};
     if (err) /* a torn header is being written, or makes the next connection read the file */
         return err == -ERR_BUSY ? 0 : err;

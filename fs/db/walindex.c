@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fs/db/unmap.h"
 #include "ltx/base/bytes.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
@@ -24,30 +25,71 @@
 
 _Static_assert(sizeof(struct walindex_header) == 48, "the wal-index header has 48 bytes");
 
-void walindex_init(struct walindex *w, int fd)
+void walindex_init(struct walindex *w, int fd, struct database *db)
 {
-    *w = (struct walindex){.fd = fd};
+    *w = (struct walindex){.fd = fd, .db = db};
 }
 
-/* Only so that nothing is left to write for munmap: a failure loses nothing. */
-void walindex_write_back(const struct walindex *w)
+void walindex_init_copy(struct walindex *w, int fd)
 {
-    if (w->fd >= 0)
-        (void)fdatasync(w->fd);
+    *w = (struct walindex){.fd = fd, .copy = true};
 }
 
 void walindex_fini(struct walindex *w)
 {
-    walindex_write_back(w);
-    for (uint32_t i = 0; i < w->blocks; i++)
-        if (w->block[i])
+    for (uint32_t i = 0; i < w->blocks; i++) {
+        if (!w->block[i])
+            continue;
+        if (w->copy)
+            free(w->block[i]);
+        else if (w->db)
+            unmap(w->db, w->block[i], WALINDEX_BLOCK);
+        else
             munmap(w->block[i], WALINDEX_BLOCK);
+    }
     free(w->block);
     *w = (struct walindex){.fd = -1};
 }
 
-/* Maps block i; the file is extended to hold it if `grow`. */
-static int map_block(struct walindex *w, uint32_t i, bool grow, uint8_t **out)
+static int map(const struct walindex *w, uint32_t i, uint8_t **out)
+{
+    void *map = mmap(NULL, WALINDEX_BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
+                     (off_t)i * WALINDEX_BLOCK);
+    if (map == MAP_FAILED) {
+        int err = err_from_errno(errno);
+        return err ? err : -ERR_IO;
+    }
+    *out = map;
+    return 0;
+}
+
+static int read_copy(const struct walindex *w, uint32_t i, uint8_t **out)
+{
+    uint8_t *copy = malloc(WALINDEX_BLOCK);
+    int err =
+        copy ? file_read(w->fd, copy, WALINDEX_BLOCK, (int64_t)i * WALINDEX_BLOCK) : -ERR_NOMEM;
+    if (err)
+        free(copy);
+    else
+        *out = copy;
+    return err;
+}
+
+/* All but the lock bytes and what clients change without WAL_WRITE. */
+static int write_copies(const struct walindex *w)
+{
+    int err = 0;
+    for (uint32_t i = 0; !err && i < w->blocks; i++) {
+        uint32_t from = i ? 0 : WALINDEX_HEADER_AREA;
+        if (w->block[i])
+            err = file_write(w->fd, w->block[i] + from, WALINDEX_BLOCK - from,
+                             (int64_t)i * WALINDEX_BLOCK + from);
+    }
+    return err;
+}
+
+/* Block i; the file is extended to hold it if `grow`. */
+static int get_block(struct walindex *w, uint32_t i, bool grow, uint8_t **out)
 {
     if (i < w->blocks && w->block[i]) {
         *out = w->block[i];
@@ -76,39 +118,47 @@ static int map_block(struct walindex *w, uint32_t i, bool grow, uint8_t **out)
         w->block = blocks;
         w->blocks = i + 1;
     }
-    void *map = mmap(NULL, WALINDEX_BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
-                     (off_t)i * WALINDEX_BLOCK);
-    if (map == MAP_FAILED) {
-        err = err_from_errno(errno);
-        return err ? err : -ERR_IO;
-    }
-    w->block[i] = map;
-    *out = map;
+    err = w->copy ? read_copy(w, i, &w->block[i]) : map(w, i, &w->block[i]);
+    *out = w->block[i];
+    return err;
+}
+
+/* -ERR_BUSY: not two copies of a whole one. */
+static int check_header(const struct walindex_header h[2], struct walindex_header *out)
+{
+    uint32_t cksum[2] = {0, 0};
+    if (memcmp(&h[0], &h[1], sizeof h[0]) != 0)
+        return -ERR_BUSY;
+    wal_checksum(false, &h[0], 40, cksum);
+    if (!h[0].is_init || h[0].version != WAL_VERSION || cksum[0] != h[0].cksum[0] ||
+        cksum[1] != h[0].cksum[1])
+        return -ERR_BUSY;
+    *out = h[0];
     return 0;
+}
+
+int walindex_peek(int fd, struct walindex_header *out)
+{
+    struct walindex_header h[2];
+    int err = file_read(fd, h, sizeof h, 0);
+    return err == -ERR_TRUNCATED ? -ERR_BUSY : err ? err : check_header(h, out);
 }
 
 int walindex_read(struct walindex *w, struct walindex_header *out)
 {
     uint8_t *b;
-    int err = map_block(w, 0, false, &b);
+    int err = get_block(w, 0, false, &b);
     if (err)
         return err;
-    for (int tries = 0; tries < 100; tries++) {
-        struct walindex_header h1, h2;
-        memcpy(&h1, b, sizeof h1);
+    err = -ERR_BUSY;
+    for (int tries = 0; err && tries < 100; tries++) {
+        struct walindex_header h[2];
+        memcpy(&h[0], b, sizeof h[0]);
         atomic_thread_fence(memory_order_seq_cst);
-        memcpy(&h2, b + sizeof h1, sizeof h2);
-        if (memcmp(&h1, &h2, sizeof h1) != 0)
-            continue;
-        uint32_t cksum[2] = {0, 0};
-        wal_checksum(false, &h1, 40, cksum);
-        if (!h1.is_init || h1.version != WAL_VERSION || cksum[0] != h1.cksum[0] ||
-            cksum[1] != h1.cksum[1])
-            return -ERR_BUSY;
-        *out = h1;
-        return 0;
+        memcpy(&h[1], b + sizeof h[0], sizeof h[1]);
+        err = check_header(h, out);
     }
-    return -ERR_BUSY;
+    return err;
 }
 
 uint32_t walindex_page_size(const struct walindex_header *h)
@@ -119,7 +169,7 @@ uint32_t walindex_page_size(const struct walindex_header *h)
 int walindex_backfill(struct walindex *w, uint32_t *frames)
 {
     uint8_t *b;
-    int err = map_block(w, 0, false, &b);
+    int err = get_block(w, 0, false, &b);
     if (!err)
         *frames = atomic_load((_Atomic uint32_t *)(void *)(b + BACKFILL_OFFSET));
     return err;
@@ -140,7 +190,7 @@ struct table {
 static int table_of(struct walindex *w, uint32_t block, struct table *t)
 {
     uint8_t *b;
-    int err = map_block(w, block, true, &b);
+    int err = get_block(w, block, true, &b);
     if (err)
         return err;
     t->hash = (uint16_t *)(void *)(b + HASH_OFFSET);
@@ -229,7 +279,7 @@ int walindex_append(struct walindex *w, uint32_t frame, uint32_t pgno, uint32_t 
 static int write_header(struct walindex *w, struct walindex_header *h)
 {
     uint8_t *b;
-    int err = map_block(w, 0, true, &b);
+    int err = get_block(w, 0, true, &b);
     if (err)
         return err;
     h->is_init = 1;
@@ -239,7 +289,12 @@ static int write_header(struct walindex *w, struct walindex_header *h)
     memcpy(b + sizeof *h, h, sizeof *h);
     atomic_thread_fence(memory_order_seq_cst);
     memcpy(b, h, sizeof *h);
-    return 0;
+    if (!w->copy)
+        return 0;
+    err = write_copies(w);
+    if (!err)
+        err = file_write(w->fd, h, sizeof *h, sizeof *h);
+    return err ? err : file_write(w->fd, h, sizeof *h, 0);
 }
 
 int walindex_publish(struct walindex *w, struct walindex_header *h)
@@ -251,7 +306,7 @@ int walindex_publish(struct walindex *w, struct walindex_header *h)
 int walindex_forget(struct walindex *w)
 {
     uint8_t *b;
-    int err = map_block(w, 0, true, &b);
+    int err = get_block(w, 0, true, &b);
     if (!err)
         memset(b, 0, 2 * sizeof(struct walindex_header));
     return err;
@@ -260,7 +315,7 @@ int walindex_forget(struct walindex *w)
 int walindex_restart(struct walindex *w, struct walindex_header *h)
 {
     uint8_t *b;
-    int err = map_block(w, 0, true, &b);
+    int err = get_block(w, 0, true, &b);
     if (err)
         return err;
     h->mx_frame = 0;

@@ -7,6 +7,8 @@
 
 #include "fs/db/wal.h"
 
+struct database;
+
 /*
  * SQLite's wal-index, the shared memory in -shm (https://www.sqlite.org/walformat.html, 2; wal.c of
  * SQLite), in the byte order of the machine:
@@ -44,26 +46,28 @@ struct walindex_header { /* 48 bytes as they stand in the file */
 };
 
 /*
- * Unmapping a shared mapping of a FUSE file writes its changed pages back, and the kernel holds the
- * process's map of memory meanwhile. Of the own mount that is a request to ourselves: a worker that
- * needs more memory just then would wait for us, and we for it. So everything that unmaps a
- * wal-index writes it back first, with fdatasync, which holds nothing. What an application changes
- * between the two is one page at most, and fs/loop.h says why a worker can take that.
+ * -shm is mapped (walindex_init), as SQLite does it, so that what is changed costs no request, and unmapped as
+ * unmap.h says. Or it is read and written like any file (walindex_init_copy): then a block is what it was when it was
+ * first needed, walindex_publish writes what was changed, and nothing remains of it. That is for who comes seldom
+ * and where clients are at work.
  */
 struct walindex {
-    int fd;          /* -shm through the own mount; borrowed */
-    uint8_t **block; /* mapped, shared */
+    int fd;              /* -shm through the own mount; borrowed */
+    struct database *db; /* whose it is; NULL: the file is on no mount of ours */
+    bool copy;
+    uint8_t **block; /* mapped, shared; or allocated */
     uint32_t blocks;
 };
 
-void walindex_init(struct walindex *w, int fd);
-void walindex_fini(struct walindex *w); /* writes back and unmaps */
-/* The same without unmapping; before a connection is closed that has mapped the file too. */
-void walindex_write_back(const struct walindex *w);
+void walindex_init(struct walindex *w, int fd, struct database *db);
+void walindex_init_copy(struct walindex *w, int fd);
+void walindex_fini(struct walindex *w); /* blocks */
 
 /* A consistent copy of the header. -ERR_BUSY: it is being changed or was never written; SQLite must
  * recover it. */
 int walindex_read(struct walindex *w, struct walindex_header *out);
+/* The same of a file as it is now, without a mapping. */
+int walindex_peek(int fd, struct walindex_header *out);
 uint32_t walindex_page_size(const struct walindex_header *h);
 /* The header's 16 bits for a page size in bytes. */
 static inline uint16_t walindex_page_size_field(uint32_t page_size)

@@ -181,3 +181,22 @@ def any_other_bytes_are_an_ordinary_file(scratch):
             f.write(whole[100:])
         wait_for(lambda: os.path.exists(c[1].db("header")), 15, "the database that is whole now to come to the replica")
         equal(check.same_everywhere(c, "header") == whole, True, "it holds what was written")
+
+
+@test(limit=60)
+def a_schema_that_the_daemons_sqlite_cannot_read_replicates(scratch):
+    """An application may have a newer SQLite than the daemon."""
+    with Cluster(scratch) as c:
+        with contextlib.closing(c[0].connect("app.db")) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE t(a)")
+            db.execute("PRAGMA writable_schema=ON")
+            db.execute("INSERT INTO sqlite_schema VALUES('table', 'new', 'new', 0, 'CREATE NOVEL TABLE new(a)')")
+            for i in range(3):
+                # Its own connection is a new one, and not the one that knew the schema of before.
+                c[1].restart()
+                db.execute("INSERT INTO t VALUES(?)", (i,))
+                c.wait_level("app.db")
+            db.execute("DELETE FROM sqlite_schema WHERE name='new'")
+        check.same_everywhere(c, "app.db")
+        equal(c[1].sql("app.db", "SELECT count(*) FROM t"), [(3,)], "rows on the replica")

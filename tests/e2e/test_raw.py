@@ -156,6 +156,33 @@ def a_page_that_is_written_by_hand_beside_a_wal_replicates(scratch):
         equal(c[0].sql("app.db", COUNT), [(30, 30)], "rows on the primary")
 
 
+def write_at(node, name, at, data):
+    with open(node.db(name), "r+b") as f:
+        f.seek(at)
+        f.write(data)
+
+
+@test(limit=60, each=("a newer schema format", "an impossible payload fraction"))
+def a_header_that_sqlite_refuses_replicates(scratch, header):
+    at, wrong, right = {"a newer schema format": (44, b"\0\0\0\5", b"\0\0\0\4"),
+                        "an impossible payload fraction": (21, b"\7", b"\x40")}[header]
+    with Cluster(scratch) as c:
+        c[0].sql("app.db", "PRAGMA journal_mode=WAL", "CREATE TABLE t(a, b)", "INSERT INTO t VALUES(1, randomblob(20000))")
+        write_at(c[0], "app.db", at, wrong)
+        c.wait_level("app.db")
+        for restarts in (False, True):
+            if restarts:
+                c[1].restart()
+            for i in range(3):
+                write_at(c[0], "app.db", 10000 + i, b"by hand")
+                c.wait_level("app.db")
+        write_at(c[0], "app.db", at, right)
+        check.same_everywhere(c, "app.db")
+        c[0].sql("app.db", "INSERT INTO t VALUES(2, 3)")
+        c.wait_level("app.db")
+        equal(c[1].sql("app.db", COUNT), [(2, 2)], "rows on the replica")
+
+
 @test(limit=60, each=("longer", "shorter"))
 def a_file_that_is_not_as_long_as_its_header_says_is_the_same_everywhere(scratch, case):
     files = unfinished(scratch, "delete")

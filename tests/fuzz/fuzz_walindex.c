@@ -76,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     free(bytes);
     if (how & 4)
         FUZZ_MUST(ftruncate(fd, (off_t)(in.left / WALINDEX_BLOCK + 1) * WALINDEX_BLOCK) == 0);
-    walindex_init(&w, fd);
+    walindex_init(&w, fd, NULL);
     int err = walindex_read(&w, &h);
     FUZZ_MUST(err == 0 || err == -ERR_BUSY);
     int64_t before = size_of(fd);

@@ -199,7 +199,7 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
         struct walindex index;
         struct walindex_header h;
         int fd = open(fsnode_path(&replica, NAME "-shm"), O_RDWR | O_CLOEXEC);
-        walindex_init(&index, fd);
+        walindex_init(&index, fd, NULL);
         assert_int_equal(walindex_read(&index, &h), 0);
         assert_true(h.mx_frame > 0);
         h.mx_frame = wrong[i].mx_frame;

@@ -77,7 +77,7 @@ static void rig_open(struct rig *r)
     r->main_fd = must_open("a.db");
     r->wal_fd = must_open("a.db-wal");
     r->shm_fd = must_open("a.db-shm");
-    walindex_init(&r->index, r->shm_fd);
+    walindex_init(&r->index, r->shm_fd, NULL);
 }
 
 static void rig_close(struct rig *r)
@@ -340,7 +340,7 @@ static void a_frame_that_cannot_be_counted_is_refused(void **state)
     struct stat st;
     scratch_make(root);
     int fd = must_open("x-shm");
-    walindex_init(&w, fd);
+    walindex_init(&w, fd, NULL);
     assert_int_equal(walindex_append(&w, UINT32_MAX + 1u, 1, UINT32_MAX), -ERR_CORRUPT);
     assert_int_equal(fstat(fd, &st), 0);
     assert_int_equal(st.st_size, 0);
@@ -356,7 +356,7 @@ static void a_header_that_was_never_written_is_busy(void **state)
     struct walindex_header h;
     scratch_make(root);
     int fd = must_open("x-shm");
-    walindex_init(&w, fd);
+    walindex_init(&w, fd, NULL);
     assert_int_equal(walindex_read(&w, &h), -ERR_BUSY);
     assert_int_equal(ftruncate(fd, WALINDEX_BLOCK), 0);
     assert_int_equal(walindex_read(&w, &h), -ERR_BUSY);
