@@ -17,7 +17,7 @@ def a_killed_primary_has_every_acknowledged_commit(scratch, case):
         c.wait_level("app.db")
         writers = clients.writers(scratch, [c[0].db("app.db")], 2, "--patient", "--verbose", "--mode", mode,
                                   "--sync", sync)
-        for _ in range(8):
+        for _ in range(4):
             for writer in writers:
                 writer.wait_acked(2)
             time.sleep(rng.random() * 0.4)
@@ -47,7 +47,7 @@ def a_killed_replica_catches_up(scratch, mode):
         c.wait_level("app.db")
         writer = clients.writers(scratch, [c[0].db("app.db")], 1)[0]
         reader = clients.reader(scratch, c[1].db("app.db"), "--patient", "--pause", "0.002")
-        for _ in range(8):
+        for _ in range(4):
             writer.wait_acked(5)
             time.sleep(rng.random() * 0.4)
             c[1].kill9()

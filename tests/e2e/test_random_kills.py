@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill -9 of the daemons, of writers and of both, at random moments under load.
 
-TANDEMFS_KILLS: how many in each mode (default: 8; the full run takes 100).
+TANDEMFS_KILLS: how many in each mode (default: 5; the full run takes 100).
 """
 import os
 import time
@@ -10,7 +10,7 @@ from lib import check, clients
 from lib.case import dice, equal, need, test
 from lib.cluster import Cluster
 
-KILLS = int(os.environ.get("TANDEMFS_KILLS") or 8)
+KILLS = int(os.environ.get("TANDEMFS_KILLS") or 5)
 MODES = [("wal", "FULL"), ("wal", "NORMAL"), ("delete", "FULL"), ("truncate", "FULL"), ("persist", "FULL")]
 
 

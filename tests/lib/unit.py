@@ -14,7 +14,7 @@ from lib.cluster import TOP
 
 LIMIT = 300
 # Sweeps over faults and losses of power look at one in so many under a sanitizer: few bytes or threads differ from state to state.
-SHARE = {"": 1, "address,undefined": 4, "thread": 12}
+SHARE = {"": 1, "address,undefined": 8, "thread": 24}
 RESULT = re.compile(r"\[\s+(OK|FAILED|SKIPPED)\s+\] (\S.*)")
 
 
