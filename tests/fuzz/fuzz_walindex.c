@@ -2,8 +2,8 @@
 /*
  * A -shm (fs/db/walindex.h) that a client may have written anything into, and what the applier does
  * with it: reads the header, begins anew or appends, publishes. The first two bytes choose: give the
- * header the checksum it lacks, begin anew, fill up the file's last block; and how many frames are
- * appended. The file never grows by more than what these frames need.
+ * header the checksum it lacks, begin anew, fill up the file's last block, work on a copy; and how many frames
+ * are appended. The file never grows by more than what these frames need.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +60,7 @@ static void append(struct walindex *w, struct walindex_header *h, uint32_t count
     struct walindex_header got;
     FUZZ_MUST(walindex_publish(w, h) == 0);
     FUZZ_MUST(walindex_read(w, &got) == 0 && memcmp(&got, h, sizeof got) == 0);
+    FUZZ_MUST(walindex_peek(w->fd, &got) == 0 && memcmp(&got, h, sizeof got) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -76,9 +77,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     free(bytes);
     if (how & 4)
         FUZZ_MUST(ftruncate(fd, (off_t)(in.left / WALINDEX_BLOCK + 1) * WALINDEX_BLOCK) == 0);
-    walindex_init(&w, fd, NULL);
+    if (how & 8)
+        walindex_init_copy(&w, fd);
+    else
+        walindex_init(&w, fd, NULL);
     int err = walindex_read(&w, &h);
     FUZZ_MUST(err == 0 || err == -ERR_BUSY);
+    FUZZ_MUST(err || walindex_peek(fd, &h) == 0);
     int64_t before = size_of(fd);
     if (!err) {
         FUZZ_MUST(walindex_backfill(&w, &backfill) == 0);
