@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "cluster/parts.h"
 #include "cluster/transport.h"
 #include "ltx/base/clock.h"
 #include "ltx/base/err.h"
@@ -274,8 +275,26 @@ static void promotion_back_and_forth_loses_nothing(void **state)
     assert_int_equal(folder_count(&n[0]->folder, "diverged", ".ltx", NULL), 0);
     assert_int_equal(folder_count(&n[1]->folder, "diverged", ".ltx", NULL), 0);
     assert_true(role_epoch(&n[0]->role) == 21);
+    assert_int_equal(n[0]->became_primary + n[1]->became_primary, 21);
     drop_node(n[0]);
     drop_node(n[1]);
+}
+
+/* The old primary's answer and its announcement both say so. */
+static void who_leads_already_does_not_begin_again(void **state)
+{
+    struct clusternode *p, *r;
+
+    (void)state;
+    make_pair(&p, &r);
+    promote(r, false);
+    int before = r->became_primary;
+    assert_int_equal(node_lead(r->node, role_epoch(&r->role)), 0);
+    assert_int_equal(node_lead(r->node, role_epoch(&r->role) - 1), -ERR_FENCED);
+    assert_int_equal(r->became_primary, before);
+    assert_int_equal(role_get(&r->role), ROLE_PRIMARY);
+    drop_node(p);
+    drop_node(r);
 }
 
 static void a_replica_of_a_dead_primary_is_promoted_only_by_force(void **state)
@@ -444,6 +463,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_page_that_is_being_changed_is_asked_for_again),
         cmocka_unit_test(a_long_record_is_fetched_in_pieces_and_holds_up_nobody),
         cmocka_unit_test(promotion_back_and_forth_loses_nothing),
+        cmocka_unit_test(who_leads_already_does_not_begin_again),
         cmocka_unit_test(a_replica_of_a_dead_primary_is_promoted_only_by_force),
         cmocka_unit_test(what_an_old_primary_alone_has_is_kept),
         cmocka_unit_test(a_third_node_follows_the_new_primary),
