@@ -211,6 +211,17 @@ bool powertrial_is_killed(void)
     return powerloss_is_frozen();
 }
 
+static int is_killed(void *ctx)
+{
+    (void)ctx;
+    return powerloss_is_frozen();
+}
+
+void powertrial_client(sqlite3 *db)
+{
+    sqlite3_progress_handler(db, 100, is_killed, NULL);
+}
+
 void powertrial_revive(void)
 {
     fsnode_close(&node);

@@ -2,6 +2,8 @@
 #ifndef TESTS_LIB_POWERTRIAL_H
 #define TESTS_LIB_POWERTRIAL_H
 
+#include <sqlite3.h>
+
 #include "tests/lib/fsnode.h"
 #include "tests/lib/powerdisk.h"
 
@@ -52,6 +54,9 @@ void powertrial_note(const char *synced);
  */
 void powertrial_kill_after(unsigned operations);
 bool powertrial_is_killed(void);
+/* This connection is one of those clients: its statement ends when it has been killed, and does not go on over what only
+ * seems to have been written. */
+void powertrial_client(sqlite3 *db);
 void powertrial_revive(void);
 void powertrial_end(void);
 void powertrial_sweep(void);

@@ -53,6 +53,7 @@ static bool is_full(const struct setup *setup)
 static void open_client(struct sqlwork *w)
 {
     w->db = sql_open(fsnode_path(powertrial_node(), "app.db"), "tap");
+    powertrial_client(w->db);
     sql_do(w->db, "PRAGMA temp_store=MEMORY");
     sqlwork_begin(w);
 }

@@ -46,6 +46,7 @@ static sqlite3 *open_all(const struct setup *setup)
 {
     struct fsnode *node = powertrial_node();
     sqlite3 *db = sql_open(fsnode_path(node, names[0]), "tap");
+    powertrial_client(db);
     sql_do(db, "PRAGMA temp_store=MEMORY; ATTACH '%s' AS b; ATTACH '%s' AS c",
            fsnode_path(node, names[1]), fsnode_path(node, names[2]));
     for (unsigned i = 0; i < DATABASES; i++)
