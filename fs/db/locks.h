@@ -9,7 +9,8 @@
 /*
  * SQLite's locks (os_unix.c of SQLite), taken as open-file-description locks on descriptors of the
  * own mount, where the kernel keeps them together with the classic locks of other processes. None
- * of these waits: -ERR_BUSY if somebody else is in the way. Closing the descriptor drops its locks.
+ * of these waits: -ERR_BUSY if somebody else is in the way. Closing the descriptor drops its locks, unless it is still
+ * mapped.
  *
  * Database file: a reader holds the SHARED range; a writer RESERVED, then PENDING (no new readers),
  * then the whole SHARED range exclusively.
@@ -25,6 +26,7 @@
 #define LOCK_SHM_CKPT (LOCK_SHM_BASE + 1)
 #define LOCK_SHM_RECOVER (LOCK_SHM_BASE + 2)
 #define LOCK_SHM_READ(i) (LOCK_SHM_BASE + 3 + (i))
+#define LOCK_SHM_COUNT 8
 
 int lock_shared(int fd, int64_t off, int64_t n);    /* a read lock */
 int lock_exclusive(int fd, int64_t off, int64_t n); /* a write lock */

@@ -170,8 +170,11 @@ void replica_close_wal(struct replica *r, bool checkpoint)
         r->conn = NULL;
     }
     unmap_leave();
-    if (r->shm_fd >= 0)
+    if (r->shm_fd >= 0) {
         walindex_fini(&r->index);
+        /* A mapping that waits to be unmapped keeps what was opened, and with it the locks. */
+        lock_release(r->shm_fd, LOCK_SHM_BASE, LOCK_SHM_COUNT);
+    }
     close_fd(&r->shm_fd);
     close_fd(&r->wal_fd);
     r->tail_end = -1;
