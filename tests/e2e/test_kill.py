@@ -104,7 +104,9 @@ def a_kill_during_bring_up_and_vacuum_is_repaired(scratch):
         c[0].sql("app.db", "CREATE TABLE big(a)", fill)
         for turn in range(4):
             victim = c[turn % 2]
-            c[1].term() if c[1].running() and turn == 2 else None
+            if turn == 2:
+                c[1].wait_ready()  # until then what the one before has left is in the place of its mount
+                c[1].term()
             if not c[1].running():
                 c[1].start(wait=False)
             shell = scratch.popen(["sqlite3", c[0].db("app.db"),
