@@ -18,6 +18,7 @@
 #include "tests/lib/model.h"
 
 #define TRANSACTIONS 1500
+#define FOLLOWERS 2
 
 /* One writer, and beside it whoever reads, syncs, checkpoints, compacts and trims. */
 struct world {
@@ -34,14 +35,20 @@ static void expect(struct world *w, bool right)
         atomic_fetch_add(&w->faults, 1);
 }
 
+/* Pinned before the first transaction: a thread may begin after the log has trimmed that away. */
+struct follower {
+    struct world *world;
+    struct thread thread;
+    struct txlog_pin pin;
+};
+
 /* Follows the durable log as a peer does, record by record or in what has become of them. */
 static void run_follower(void *arg)
 {
-    struct world *w = arg;
+    struct follower *f = arg;
+    struct world *w = f->world;
     struct txlog *log = ledger_log(w->ledger);
-    struct txlog_pin pin;
     struct position at = {0};
-    txlog_pin(log, &pin, 0);
     while (at.txid < TRANSACTIONS) {
         uint64_t seen = feed_count(&store_feeds(w->store)->durable);
         struct txlog_entry e;
@@ -67,10 +74,10 @@ static void run_follower(void *arg)
             rc = txlog_next(log, &e);
         }
         txlog_entry_release(&e);
-        txlog_pin_move(&pin, at.txid);
+        txlog_pin_move(&f->pin, at.txid);
     }
     expect(w, position_equal(at, ledger_last(w->ledger)));
-    txlog_unpin(&pin);
+    txlog_unpin(&f->pin);
 }
 
 static void run_checkpoints(void *arg)
@@ -117,18 +124,23 @@ static void all_work_beside_each_other(void **state)
     assert_int_equal(store_start(w.store), 0);
     struct model m;
     model_init(&m);
-    struct thread threads[4] = {0};
-    assert_int_equal(thread_start(&threads[0], "follower", run_follower, &w), 0);
-    assert_int_equal(thread_start(&threads[1], "follower", run_follower, &w), 0);
-    assert_int_equal(thread_start(&threads[2], "checkpoints", run_checkpoints, &w), 0);
-    assert_int_equal(thread_start(&threads[3], "questions", run_questions, &w), 0);
+    struct follower followers[FOLLOWERS] = {0};
+    for (int i = 0; i < FOLLOWERS; i++) {
+        followers[i].world = &w;
+        txlog_pin(ledger_log(w.ledger), &followers[i].pin, 0);
+        assert_int_equal(
+            thread_start(&followers[i].thread, "follower", run_follower, &followers[i]), 0);
+    }
+    struct thread checkpoints = {0}, questions = {0};
+    assert_int_equal(thread_start(&checkpoints, "checkpoints", run_checkpoints, &w), 0);
+    assert_int_equal(thread_start(&questions, "questions", run_questions, &w), 0);
     for (int i = 0; i < TRANSACTIONS; i++)
         model_commit_any(&m, w.ledger);
-    thread_join(&threads[0]);
-    thread_join(&threads[1]);
+    for (int i = 0; i < FOLLOWERS; i++)
+        thread_join(&followers[i].thread);
     atomic_store(&w.done, true);
-    thread_join(&threads[2]);
-    thread_join(&threads[3]);
+    thread_join(&checkpoints);
+    thread_join(&questions);
     assert_int_equal(atomic_load(&w.faults), 0);
     assert_ledger_is(w.ledger, &m);
     store_quit(w.store);
