@@ -554,3 +554,11 @@ int fsnode_listen(void *ctx, const struct tap_event *e)
                 (long long)e->off, e->n, err_name(err));
     return err ? err_errno(err) : 0;
 }
+
+int fsnode_listen_and_settle(void *ctx, const struct tap_event *e)
+{
+    int err = fsnode_listen(ctx, e);
+    if (e->op == TAP_BEFORE_UNLINK || e->op == TAP_BEFORE_TRUNCATE || e->op == TAP_SYNC)
+        fsnode_settle(ctx);
+    return err;
+}

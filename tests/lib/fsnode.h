@@ -56,6 +56,8 @@ int fsnode_sync_dir(struct fsnode *n, const char *path_in_it);
 
 /* For tapvfs_register; ctx is the node. */
 int fsnode_listen(void *ctx, const struct tap_event *e);
+/* The same; and the recovery position moves, also at the worst moments. */
+int fsnode_listen_and_settle(void *ctx, const struct tap_event *e);
 
 /* Hands one node the records of a database that another one has more, all of them or at most `n`. */
 void fsnode_ship(struct fsnode *from, struct fsnode *to, const char *name);

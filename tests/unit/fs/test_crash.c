@@ -123,15 +123,6 @@ static void work(const struct setup *setup, struct fsnode *n, struct logcopy *co
     sql_close(w.db);
 }
 
-/* The recovery position may move at the worst moments. */
-static int listen_and_settle(void *ctx, const struct tap_event *e)
-{
-    int err = fsnode_listen(ctx, e);
-    if (e->op == TAP_BEFORE_UNLINK || e->op == TAP_BEFORE_TRUNCATE || e->op == TAP_SYNC)
-        fsnode_settle(ctx);
-    return err;
-}
-
 /* In a process of its own, which ends at the given step; 0: it does all of it. */
 static int work_and_die(const struct setup *setup, uint64_t die_at)
 {
@@ -143,7 +134,7 @@ static int work_and_die(const struct setup *setup, uint64_t die_at)
         fsnode_die_at(die_at);
         fsnode_open(&n, root, false);
         fsnode_lead(&n);
-        tapvfs_register(setup->checkpoints ? listen_and_settle : fsnode_listen, &n);
+        tapvfs_register(setup->checkpoints ? fsnode_listen_and_settle : fsnode_listen, &n);
         if (die_at == 0)
             logcopy_open(&copy);
         work(setup, &n, die_at == 0 ? &copy : NULL);

@@ -37,14 +37,6 @@ struct setup {
     unsigned steps; /* 0: STEPS */
 };
 
-static int listen_and_settle(void *ctx, const struct tap_event *e)
-{
-    int err = fsnode_listen(ctx, e);
-    if (e->op == TAP_BEFORE_UNLINK || e->op == TAP_BEFORE_TRUNCATE || e->op == TAP_SYNC)
-        fsnode_settle(ctx);
-    return err;
-}
-
 static bool is_full(const struct setup *setup)
 {
     return strcmp(setup->work.synchronous, "FULL") == 0;
@@ -101,12 +93,13 @@ static void work(const struct setup *setup)
 
 static void sweep_once(struct setup setup, unsigned round)
 {
-    if (!powertrial_begin(&(struct powertrial){.name = setup.name,
-                                               .round = round,
-                                               .databases = {"app.db"},
-                                               .segment_bytes = setup.compacts ? 4096 : 0,
-                                               .listener = setup.settles ? listen_and_settle : NULL,
-                                               .unguarded = setup.unguarded}))
+    if (!powertrial_begin(
+            &(struct powertrial){.name = setup.name,
+                                 .round = round,
+                                 .databases = {"app.db"},
+                                 .segment_bytes = setup.compacts ? 4096 : 0,
+                                 .listener = setup.settles ? fsnode_listen_and_settle : NULL,
+                                 .unguarded = setup.unguarded}))
         return;
     setup.work.dice = powertrial_dice();
     work(&setup);

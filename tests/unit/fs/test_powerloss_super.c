@@ -34,14 +34,6 @@ struct setup {
     bool elsewhere;              /* the clients know the mount by another path */
 };
 
-static int listen_and_settle(void *ctx, const struct tap_event *e)
-{
-    int err = fsnode_listen(ctx, e);
-    if (e->op == TAP_BEFORE_UNLINK || e->op == TAP_BEFORE_TRUNCATE || e->op == TAP_SYNC)
-        fsnode_settle(ctx);
-    return err;
-}
-
 static sqlite3 *open_all(const struct setup *setup)
 {
     struct fsnode *node = powertrial_node();
@@ -149,7 +141,7 @@ static void sweep(struct setup setup)
             &(struct powertrial){.name = setup.name,
                                  .round = round,
                                  .databases = {names[0], names[1], names[2]},
-                                 .listener = setup.settles ? listen_and_settle : NULL,
+                                 .listener = setup.settles ? fsnode_listen_and_settle : NULL,
                                  .look = look});
         fsnode_mounted_at(NULL); /* of the starts */
         if (!wanted)
