@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -352,44 +351,6 @@ uint64_t fsnode_txid(const struct fsnode *n, const char *name)
 {
     struct ledger *l = fsnode_ledger(n, name);
     return l ? ledger_last(l).txid : 0;
-}
-
-/* ---- between two nodes ---- */
-
-static int hand_over(struct txlog_entry *e, struct ledger *to)
-{
-    static uint8_t bytes[60000];
-    struct ledger_receive r = {0};
-    int err = ledger_receive_begin(to, &r, e->size, 0);
-    for (uint64_t off = 0; !err && off < e->size; off += sizeof bytes) {
-        size_t n = e->size - off < sizeof bytes ? (size_t)(e->size - off) : sizeof bytes;
-        err = txlog_entry_read(e, off, bytes, n);
-        if (!err)
-            err = ledger_receive_write(&r, bytes, n);
-    }
-    return err ? err : ledger_receive_finish(&r, NULL);
-}
-
-void fsnode_ship_some(struct fsnode *from, struct fsnode *to, const char *name, unsigned n)
-{
-    struct txlog_entry e = {0};
-    struct ledger *source = fsnode_ledger(from, name), *l;
-    if (!source)
-        return;
-    must(store_get(to->store, name, &l), "store_get");
-    int err = txlog_find_from(ledger_log(source), ledger_last(l), &e);
-    while (!err && n-- > 0) {
-        must(hand_over(&e, l), "ledger_receive");
-        err = txlog_next(ledger_log(source), &e);
-    }
-    if (err && err != -ERR_NOTFOUND)
-        must(err, "txlog_next");
-    txlog_entry_release(&e);
-}
-
-void fsnode_ship(struct fsnode *from, struct fsnode *to, const char *name)
-{
-    fsnode_ship_some(from, to, name, UINT_MAX);
 }
 
 /* ---- in place of the FUSE adapter ---- */

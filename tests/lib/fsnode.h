@@ -59,10 +59,6 @@ int fsnode_listen(void *ctx, const struct tap_event *e);
 /* The same; and the recovery position moves, also at the worst moments. */
 int fsnode_listen_and_settle(void *ctx, const struct tap_event *e);
 
-/* Hands one node the records of a database that another one has more, all of them or at most `n`. */
-void fsnode_ship(struct fsnode *from, struct fsnode *to, const char *name);
-void fsnode_ship_some(struct fsnode *from, struct fsnode *to, const char *name, unsigned n);
-
 /* Path of a file in the tree. Static storage, the last four stay. */
 const char *fsnode_path(const struct fsnode *n, const char *name);
 struct ledger *fsnode_ledger(const struct fsnode *n, const char *name); /* NULL if none */

@@ -148,21 +148,12 @@ static void nothing_is_reported_while_writers_write(void **state)
 
 static void begin_pair(void)
 {
-    scratch_make(root);
-    scratch_make(replica_root);
-    fsnode_open(&primary, root, false);
-    fsnode_lead(&primary);
-    tapvfs_register(fsnode_listen, &primary);
-    fsnode_open(&replica, replica_root, true);
-    fsnode_follow(&replica);
+    fsship_pair_begin(&primary, root, &replica, replica_root);
 }
 
 static void end_pair(void)
 {
-    fsnode_close(&replica);
-    fsnode_close(&primary);
-    scratch_remove(root);
-    scratch_remove(replica_root);
+    fsship_pair_end(&primary, root, &replica, replica_root);
 }
 
 static void nothing_is_reported_while_a_replica_applies(void **state)

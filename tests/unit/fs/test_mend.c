@@ -168,21 +168,12 @@ static void a_page_that_the_log_no_longer_has_stays_bad(void **state)
 
 static void begin_pair(void)
 {
-    scratch_make(root);
-    scratch_make(replica_root);
-    fsnode_open(&primary, root, false);
-    fsnode_lead(&primary);
-    tapvfs_register(fsnode_listen, &primary);
-    fsnode_open(&replica, replica_root, true);
-    fsnode_follow(&replica);
+    fsship_pair_begin(&primary, root, &replica, replica_root);
 }
 
 static void end_pair(void)
 {
-    fsnode_close(&replica);
-    fsnode_close(&primary);
-    scratch_remove(root);
-    scratch_remove(replica_root);
+    fsship_pair_end(&primary, root, &replica, replica_root);
 }
 
 static void a_replica_takes_the_page_that_its_ledger_says(void **state)

@@ -15,6 +15,7 @@
 #include "fs/db/replica.h"
 #include "ltx/base/err.h"
 #include "ltx/base/logger.h"
+#include "tests/lib/fsship.h"
 #include "tests/lib/powertrial.h"
 #include "tests/lib/sql.h"
 #include "tests/lib/sqlwork.h"
@@ -323,7 +324,7 @@ static void follow(struct sqlwork w)
     sqlwork_begin(&w);
     for (unsigned i = 0; i < 40; i++) {
         assert_int_equal(sqlwork_step(&w), SQLITE_OK);
-        fsnode_ship_some(&primary, node, "app.db", 1 + powertrial_below(3));
+        fsship_some(&primary, node, "app.db", 1 + powertrial_below(3));
         if (powertrial_below(4) == 0)
             assert_int_equal(ledger_sync(fsnode_ledger(node, "app.db"), UINT64_MAX), 0);
         powertrial_note(NULL);

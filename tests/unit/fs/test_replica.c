@@ -19,6 +19,7 @@
 #include "ltx/base/logger.h"
 #include "tests/lib/dice.h"
 #include "tests/lib/fsnode.h"
+#include "tests/lib/fsship.h"
 #include "tests/lib/logcopy.h"
 #include "tests/lib/sql.h"
 #include "tests/lib/sqlwork.h"
@@ -36,41 +37,13 @@ static struct fsnode primary, replica;
 
 static void begin(void)
 {
-    scratch_make(root);
-    scratch_make(replica_root);
-    fsnode_open(&primary, root, false);
-    fsnode_lead(&primary);
-    tapvfs_register(fsnode_listen, &primary);
+    fsship_pair_begin(&primary, root, &replica, replica_root);
     assert_int_equal(mkdir(fsnode_path(&primary, "sub"), 0755), 0);
-    fsnode_open(&replica, replica_root, true);
-    fsnode_follow(&replica);
 }
 
 static void end(void)
 {
-    fsnode_close(&replica);
-    fsnode_close(&primary);
-    scratch_remove(root);
-    scratch_remove(replica_root);
-}
-
-static void wait_applied(struct fsnode *n, const char *name)
-{
-    struct ledger *l = fsnode_ledger(n, name);
-    struct feed *feed = &store_feeds(n->store)->applied;
-    struct mono start = mono_now();
-    struct ledger_info info;
-    for (;;) {
-        uint64_t seen = feed_count(feed);
-        ledger_info(l, &info);
-        if (info.damaged)
-            fail_msg("%s: %s", name, info.damage);
-        if (position_equal(info.last, info.applied))
-            return;
-        if (mono_since_ms(start) > LIMIT_MS)
-            fail_msg("%s: TXID %llu is not applied", name, (unsigned long long)info.last.txid);
-        feed_wait(feed, seen, 100);
-    }
+    fsship_pair_end(&primary, root, &replica, replica_root);
 }
 
 static uint8_t *seen(struct fsnode *n, const char *name, size_t *size)
@@ -127,13 +100,13 @@ static void run(struct sqlwork w, unsigned steps)
         assert_int_equal(sqlwork_step(&w), SQLITE_OK);
         if (dice_below(3) == 0)
             continue; /* several records at once */
-        fsnode_ship(&primary, &replica, NAME);
-        wait_applied(&replica, NAME);
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, w.last);
     }
     sql_close(w.db);
-    fsnode_ship(&primary, &replica, NAME);
-    wait_applied(&replica, NAME);
+    fsship(&primary, &replica, NAME);
+    fsship_wait_applied(&replica, NAME);
     assert_same(&replica, NAME, &copy, "close");
     logcopy_close(&copy);
     end();
@@ -193,8 +166,8 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
     sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
     for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         sql_do(db, "INSERT INTO t VALUES(randomblob(3000))");
-        fsnode_ship(&primary, &replica, NAME);
-        wait_applied(&replica, NAME);
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
 
         struct walindex index;
         struct walindex_header h;
@@ -209,8 +182,8 @@ static void a_wal_index_that_tells_of_frames_that_are_not_there_is_built_anew(vo
         close(fd);
 
         sql_do(db, "INSERT INTO t VALUES(%u)", i);
-        fsnode_ship(&primary, &replica, NAME);
-        wait_applied(&replica, NAME);
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, "a wrong wal-index");
         assert_int_equal(stat(fsnode_path(&replica, NAME "-shm"), &st), 0);
         assert_int_equal(st.st_size, WALINDEX_BLOCK);
@@ -229,8 +202,8 @@ static void a_long_read_stops_nobody(void **state)
     begin();
     sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
     sql_do(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
-    fsnode_ship(&primary, &replica, NAME);
-    wait_applied(&replica, NAME);
+    fsship(&primary, &replica, NAME);
+    fsship_wait_applied(&replica, NAME);
     sqlite3 *slow = sql_open(fsnode_path(&replica, NAME), NULL);
     sqlite3 *quick = sql_open(fsnode_path(&replica, NAME), NULL);
     sql_do(slow, "BEGIN");
@@ -239,8 +212,8 @@ static void a_long_read_stops_nobody(void **state)
         sql_do(db, "INSERT INTO t VALUES(%u)", i);
         if (i % 50)
             continue;
-        fsnode_ship(&primary, &replica, NAME);
-        wait_applied(&replica, NAME);
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         assert_int_equal(sql_int(quick, "SELECT count(*) FROM t"), i + 1);
         assert_int_equal(sql_int(slow, "SELECT count(*) FROM t"), 1);
     }
@@ -281,8 +254,8 @@ static void a_record_of_a_size_alone_is_applied_late(void **state)
         sql_do(db, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
         sql_do(db, "INSERT INTO t VALUES(randomblob(20000))");
         sql_close(db);
-        fsnode_ship(&primary, &replica, NAME);
-        wait_applied(&replica, NAME);
+        fsship(&primary, &replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         assert_same(&replica, NAME, &copy, "the beginning");
 
         int fd = open(fsnode_path(&replica, NAME "-shm"), O_RDWR | O_CLOEXEC);
@@ -295,10 +268,10 @@ static void a_record_of_a_size_alone_is_applied_late(void **state)
         log_record(pages - 2, NULL);
         bytes[27]++;
         log_record(pages - 2, bytes);
-        fsnode_ship(&primary, &replica, NAME);
+        fsship(&primary, &replica, NAME);
         lock_release(fd, LOCK_SHM_WRITE, 1);
         close(fd);
-        wait_applied(&replica, NAME);
+        fsship_wait_applied(&replica, NAME);
         sqlite3_free(bytes);
         assert_int_equal(
             sqlite3_open_v2(fsnode_path(&replica, NAME), &db, SQLITE_OPEN_READONLY, NULL),
@@ -335,13 +308,13 @@ static void a_long_record_is_taken_back_when_the_daemon_ends(void **state)
     logcopy_open(&copy);
     sqlite3 *db = sql_open(fsnode_path(&primary, NAME), "tap");
     sql_do(db, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)");
-    fsnode_ship(&primary, &replica, NAME);
-    wait_applied(&replica, NAME);
+    fsship(&primary, &replica, NAME);
+    fsship_wait_applied(&replica, NAME);
     sql_do(db, "INSERT INTO t VALUES(randomblob(10000000))"); /* ten writes */
     ending = false;
     wal_writes = 0;
     fsnode_watch_writes(slow_wal);
-    fsnode_ship(&primary, &replica, NAME);
+    fsship(&primary, &replica, NAME);
     for (struct mono start = mono_now(); wal_writes == 0 && mono_since_ms(start) < LIMIT_MS;)
         usleep(1000);
     assert_int_equal(wal_writes, 1);
@@ -352,7 +325,7 @@ static void a_long_record_is_taken_back_when_the_daemon_ends(void **state)
 
     fsnode_open(&replica, replica_root, true);
     fsnode_follow(&replica);
-    wait_applied(&replica, NAME);
+    fsship_wait_applied(&replica, NAME);
     assert_same(&replica, NAME, &copy, "a long record, at the second time");
     sql_close(db);
     logcopy_close(&copy);
@@ -373,15 +346,15 @@ static void a_deleted_database_goes_and_comes_back(void **state)
                    "INSERT INTO t VALUES(zeroblob(%u))",
                    1024u << round, modes[(i + round) % 2], 5000 * (round + 1));
             sql_close(db);
-            fsnode_ship(&primary, &replica, NAME);
-            wait_applied(&replica, NAME);
+            fsship(&primary, &replica, NAME);
+            fsship_wait_applied(&replica, NAME);
             logcopy_open(&copy);
             assert_same(&replica, NAME, &copy, "creation");
             logcopy_close(&copy);
             sqlite3_vfs *tap = sqlite3_vfs_find("tap");
             assert_int_equal(tap->xDelete(tap, fsnode_path(&primary, NAME), 0), SQLITE_OK);
-            fsnode_ship(&primary, &replica, NAME);
-            wait_applied(&replica, NAME);
+            fsship(&primary, &replica, NAME);
+            fsship_wait_applied(&replica, NAME);
             assert_int_equal(access(fsnode_path(&replica, NAME), F_OK), -1);
         }
         end();
@@ -412,8 +385,8 @@ static void roles_may_change(void **state)
             if (round % 2) /* an idle client stays */
                 sql_close(db);
             fsnode_follow(from);
-            fsnode_ship(from, to, NAME);
-            wait_applied(to, NAME);
+            fsship(from, to, NAME);
+            fsship_wait_applied(to, NAME);
             fsnode_lead(to);
             assert_true(position_equal(ledger_last(fsnode_ledger(from, NAME)),
                                        ledger_last(fsnode_ledger(to, NAME))));
