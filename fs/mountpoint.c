@@ -261,7 +261,7 @@ static int find_folder(const char *mountpoint, char path[PATH_MAX], char *why, s
 int mountpoint_clear(const char *mountpoint, char *why, size_t why_size)
 {
     char path[PATH_MAX];
-    bool dead;
+    bool dead = false;
     int rc = find_folder(mountpoint, path, why, why_size);
     if (!rc)
         rc = check_not_mounted(path, &dead, why, why_size);
@@ -279,7 +279,7 @@ int mountpoint_clear(const char *mountpoint, char *why, size_t why_size)
 int mount_check(const char *mountpoint, char *why, size_t why_size)
 {
     char path[PATH_MAX];
-    bool dead;
+    bool dead = false;
     int rc = check_fuse(why, why_size);
     if (!rc)
         rc = find_folder(mountpoint, path, why, why_size);

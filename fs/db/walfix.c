@@ -249,7 +249,7 @@ static int measure(struct database *db, int shm_fd, struct lag *out)
  */
 static int look_at_index(struct database *db, int shm_fd, bool *behind)
 {
-    struct lag first, again;
+    struct lag first, again = {0};
     pid_t writer;
     int err = measure(db, shm_fd, &first);
     *behind = false;
