@@ -332,30 +332,36 @@ void powerloss_fini(struct powerloss *p)
 
 /* ---- a killed process ---- */
 
-static int frozen_openat(int dirfd, const char *path, int flags, mode_t mode)
+/* Is it a file that is going to be mapped? What is not there of it cannot be touched. */
+static bool is_shm(const char *path)
 {
-    /* A file that nobody else has: what goes past the table (fchmod, fchown) may not reach anything either. */
-    if (flags & (O_CREAT | O_TRUNC))
-        return memfd_create("made after death", MFD_CLOEXEC);
-    return file_ops_system.openat(dirfd, path, flags, mode);
+    size_t n = strlen(path);
+    return n > 4 && strcmp(path + n - 4, "-shm") == 0;
 }
 
-/* Is it a file that is going to be mapped? What is not there of it cannot be touched. */
-static bool is_shm(int fd)
+static int frozen_openat(int dirfd, const char *path, int flags, mode_t mode)
 {
-    char link[40], path[1024];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path);
-    return n > 4 && memcmp(path + n - 4, "-shm", 4) == 0;
+    if (!(flags & (O_CREAT | O_TRUNC)))
+        return file_ops_system.openat(dirfd, path, flags, mode);
+    if (is_shm(path)) {
+        errno = EIO;
+        return -1;
+    }
+    /* A file that nobody else has: what goes past the table (fchmod, fchown) may not reach anything either. */
+    return memfd_create("made after death", MFD_CLOEXEC);
 }
 
 static ssize_t frozen_pwrite(int fd, const void *buf, size_t n, off_t off)
 {
-    if (is_shm(fd)) {
+    char link[40], path[1024];
+    (void)buf, (void)off;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length > 0 ? length : 0] = '\0';
+    if (is_shm(path)) {
         errno = EIO;
         return -1;
     }
-    (void)fd, (void)buf, (void)off;
     return (ssize_t)n;
 }
 
