@@ -54,7 +54,8 @@ void capture_wal_round_ends(struct database *db)
         capture_wal_take_back(db);
 }
 
-/* The WAL begins anew. */
+/* The WAL begins anew: with the next transaction, or with one that goes on after all it had written was rolled
+ * back. What that overwrote, SQLite still means to seal again: `overwritten` stays. */
 static void start_round(struct database *db, const struct wal_header *h)
 {
     struct capture_wal *w = &db->wal;
@@ -66,7 +67,7 @@ static void start_round(struct database *db, const struct wal_header *h)
     w->captured_cksum[0] = h->cksum[0];
     w->captured_cksum[1] = h->cksum[1];
     w->captured_unsealed = false;
-    w->header_alone = w->overwritten = w->broken = 0;
+    w->header_alone = w->broken = 0;
     w->chunk_count = 0;
     w->map_frames = 0;
     keep_end(w);

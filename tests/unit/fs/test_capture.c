@@ -213,6 +213,40 @@ static void frames_that_sqlite_forgets_to_seal_are_captured(void **state)
     end(NULL);
 }
 
+/* The same in the first transaction of a WAL: what it wrote is rolled back to the first frame, and it begins the
+ * WAL once more. */
+static void frames_that_sqlite_forgets_to_seal_at_the_start_of_a_wal_are_captured(void **state)
+{
+    (void)state;
+    struct watched w = {.work = {.journal_mode = "WAL", .page_size = 512}};
+    begin(NULL);
+    logcopy_open(&w.copy);
+    sqlite3 *sql = w.work.db = sql_open(fsnode_path(&node, "app.db"), "tap");
+    sql_do(sql, "PRAGMA page_size=512; CREATE TABLE t(a INTEGER PRIMARY KEY, b);"
+                "INSERT INTO t VALUES(1, 'one'); PRAGMA journal_mode=WAL; PRAGMA cache_size=1");
+    logcopy_advance(&w.copy, fsnode_ledger(&node, "app.db"));
+    w.digest = logcopy_digest(&w.copy);
+    struct database *db = catalog_get(node.catalog, "app.db");
+    sql_do(sql, "BEGIN; SAVEPOINT s");
+    for (unsigned i = 2; i < 40; i++)
+        sql_do(sql, "INSERT INTO t VALUES(%u, zeroblob(400)); UPDATE t SET b = '%u' WHERE a = 12",
+               i, i);
+    sql_do(sql, "ROLLBACK TO s; UPDATE t SET b = 'three' WHERE a = 1; COMMIT");
+    snprintf(w.work.last, sizeof w.work.last, "COMMIT");
+    printf("SQLite %s: frames were %s\n", sqlite3_libversion(),
+           db->wal.broken > 0 ? "forgotten" : "sealed");
+    look(&w, "app.db");
+    sql_do(sql,
+           "UPDATE t SET b = 'four'"); /* continues from where SQLite believes the last one ended */
+    look(&w, "app.db");
+    sql_do(sql, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET b = 'five'");
+    look(&w, "app.db");
+    catalog_put(db);
+    sql_close(sql);
+    logcopy_close(&w.copy);
+    end(NULL);
+}
+
 /* Without a journal the writer's sync is the mark of a commit. */
 static void a_sync_captures_what_has_no_journal(void **state)
 {
@@ -301,6 +335,7 @@ int main(void)
         cmocka_unit_test(each_commit_in_wal_mode_is_a_record),
         cmocka_unit_test(commit_frames_that_fill_a_sector_are_no_commits),
         cmocka_unit_test(frames_that_sqlite_forgets_to_seal_are_captured),
+        cmocka_unit_test(frames_that_sqlite_forgets_to_seal_at_the_start_of_a_wal_are_captured),
         cmocka_unit_test(a_sync_captures_what_has_no_journal),
         cmocka_unit_test(one_connection_with_exclusive_locks_is_captured),
         cmocka_unit_test(a_kept_journal_may_have_a_size_limit),
