@@ -247,6 +247,32 @@ static void frames_that_sqlite_forgets_to_seal_at_the_start_of_a_wal_are_capture
     end(NULL);
 }
 
+/* What is special of the first transaction of a WAL: each connection has a new one, and only a few steps. */
+static void the_first_transactions_of_a_wal_are_captured(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        struct watched w = {
+            .work = {
+                .journal_mode = "WAL", .page_size = 512, .auto_vacuum = i, .dice = dice_u64()}};
+        begin(NULL);
+        logcopy_open(&w.copy);
+        for (unsigned connections = 0; connections < STEPS; connections++) {
+            w.work.db = sql_open(fsnode_path(&node, "app.db"), "tap");
+            sqlwork_begin(&w.work);
+            logcopy_advance(&w.copy, fsnode_ledger(&node, "app.db"));
+            w.digest = logcopy_digest(&w.copy);
+            for (unsigned steps = 1 + dice_below(3); steps > 0; steps--) {
+                assert_int_equal(sqlwork_step(&w.work), SQLITE_OK);
+                look(&w, "app.db");
+            }
+            sql_close(w.work.db);
+        }
+        logcopy_close(&w.copy);
+        end(NULL);
+    }
+}
+
 /* Without a journal the writer's sync is the mark of a commit. */
 static void a_sync_captures_what_has_no_journal(void **state)
 {
@@ -336,6 +362,7 @@ int main(void)
         cmocka_unit_test(commit_frames_that_fill_a_sector_are_no_commits),
         cmocka_unit_test(frames_that_sqlite_forgets_to_seal_are_captured),
         cmocka_unit_test(frames_that_sqlite_forgets_to_seal_at_the_start_of_a_wal_are_captured),
+        cmocka_unit_test(the_first_transactions_of_a_wal_are_captured),
         cmocka_unit_test(a_sync_captures_what_has_no_journal),
         cmocka_unit_test(one_connection_with_exclusive_locks_is_captured),
         cmocka_unit_test(a_kept_journal_may_have_a_size_limit),
