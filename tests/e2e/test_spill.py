@@ -123,6 +123,41 @@ def a_savepoint_that_is_rolled_back_after_a_spill_leaves_nothing(scratch, mode):
         d.end(scratch)
 
 
+@test(limit=60)
+def a_savepoint_that_is_rolled_back_to_the_first_frame_of_a_new_wal_leaves_nothing(scratch):
+    with Cluster(scratch) as c, contextlib.ExitStack() as stack:
+        clients.prepare(c[0], "app.db", "page_size=512")
+        there = None
+        for turn in range(4):
+            with contextlib.closing(c[0].connect("app.db")) as db:
+                db.execute("CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)")
+                db.execute("INSERT OR IGNORE INTO t VALUES(1, 'one')")
+                equal(db.execute("PRAGMA journal_mode=WAL").fetchone(), ("wal",), "the mode")
+                db.execute("PRAGMA cache_size=1")
+                before = c[0].pos("app.db")
+                db.execute("BEGIN")
+                db.execute("SAVEPOINT s")
+                for n in range(2, 40):
+                    db.execute("INSERT INTO t VALUES(?, zeroblob(400))", (n,))
+                    db.execute("UPDATE t SET b = ? WHERE a = 12", (str(n),))  # in a frame that has been written
+                db.execute("ROLLBACK TO s")
+                db.execute("UPDATE t SET b = ? WHERE a = 1", (str(turn),))
+                db.execute("COMMIT")
+                # SQLite 3.40 meant to seal from that frame on; the commit ends before it, and stays unsealed.
+                equal(c[0].pos("app.db")[0], before[0] + 1, "the TXID after the commit")
+                c.wait_level("app.db")
+                there = there or stack.enter_context(contextlib.closing(c[1].connect("app.db")))
+                want = [(1, str(turn))]
+                equal(there.execute("SELECT * FROM t").fetchall(), want, "what the replica has")
+                if turn % 2:
+                    db.execute("UPDATE t SET b = 'more'")
+                    c.wait_level("app.db")
+                    equal(there.execute("SELECT * FROM t").fetchall(), [(1, "more")], "what the replica has")
+                if turn == 2:
+                    equal(db.execute("PRAGMA journal_mode=DELETE").fetchone(), ("delete",), "the mode")
+        check.chain_gives(scratch, c[0], "app.db", check.same_everywhere(c, "app.db"))
+
+
 def wait_seen(d):
     """journal_mode=MEMORY: its end shows when it is quiet."""
     if d.mode == "memory":
