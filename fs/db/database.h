@@ -47,8 +47,9 @@ unsigned database_opened(struct database *db, enum file_kind kind, bool own);
 int database_flushed(struct database *db, enum file_kind kind, unsigned file, bool own);
 /*
  * After that, on any close(2) by thread `tid` (0: not known). True if its process is dying and has left
- * a captured transaction that SQLite does not see: then done(arg) is called once, soon, by another
- * thread, and only after that the close may be answered; see dying.h.
+ * a captured transaction that SQLite does not see, or if one has been captured that SQLite would not see
+ * any more without its wal-index: then done(arg) is called once, soon, by another thread, and only after
+ * that the close may be answered; see dying.h.
  */
 bool database_closing(struct database *db, enum file_kind kind, bool own, pid_t tid,
                       void (*done)(void *arg), void *arg);

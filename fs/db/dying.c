@@ -18,7 +18,7 @@
 /* A request that waits for its answer. */
 struct dying {
     struct database *db; /* counted */
-    pid_t pid;           /* of the process that dies */
+    pid_t pid;           /* of the process that dies; 0: it lives */
     void (*done)(void *arg);
     void *arg;
     struct dying *next;
@@ -122,14 +122,26 @@ static bool index_is_behind(struct database *db)
     return unseen;
 }
 
+/* With the wal-index goes what nothing in the file seals, whoever closes the last connection, and how. */
+static bool frames_are_unsealed(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool unsealed = db->wal.valid && db->wal.broken > 0 && database_is_primary(db);
+    mutex_unlock(&db->mutex);
+    return unsealed;
+}
+
 bool database_closing(struct database *db, enum file_kind kind, bool own, pid_t tid,
                       void (*done)(void *arg), void *arg)
 {
     struct catalog *c = db->catalog;
-    if (own || (kind != FILE_MAIN && kind != FILE_WAL && kind != FILE_SHM) || !index_is_behind(db))
+    if (own || (kind != FILE_MAIN && kind != FILE_WAL && kind != FILE_SHM))
+        return false;
+    bool unsealed = frames_are_unsealed(db);
+    if (!unsealed && !index_is_behind(db))
         return false;
     pid_t pid = dying_process(tid);
-    struct dying *d = pid ? malloc(sizeof *d) : NULL;
+    struct dying *d = pid || unsealed ? malloc(sizeof *d) : NULL;
     if (!d)
         return false;
     *d = (struct dying){catalog_get(c, db->path), pid, done, arg, NULL};
@@ -163,7 +175,7 @@ static void dying_run(void *arg)
         }
         c->dying = d->next;
         mutex_unlock(&c->mutex);
-        walfix_of_dying(d->db, d->pid);
+        walfix_of_closing(d->db, d->pid);
         d->done(d->arg);
         catalog_put(d->db);
         free(d);

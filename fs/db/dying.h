@@ -18,6 +18,9 @@
  * nobody ever gets the lock in between. That is done by a thread of its own, since a worker must not
  * use the own mount; the request is answered by that thread, so no worker waits for it.
  *
+ * The same goes for a commit that SQLite has left unsealed (walfix.h) on any close, for that may be the end of the
+ * last connection, and of the wal-index with it.
+ *
  * Which of its files the kernel closes first depends on the numbers of the descriptors, so the
  * closing of each counts.
  */

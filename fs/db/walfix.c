@@ -176,15 +176,21 @@ static int mend(struct database *db, struct walindex *index)
 
 /* ---- both ---- */
 
-/* SHARED: a connection with exclusive locks has no wal-index to lock, and nobody else may write
- * then. */
-static int open_database(struct database *db, int *fd)
+static int open_main(struct database *db, int *fd)
 {
     char path[DATABASE_PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", catalog_mountpoint(db->catalog), db->path);
     own_enter();
     int err = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW, 0, fd);
     own_leave();
+    return err;
+}
+
+/* SHARED: a connection with exclusive locks has no wal-index to lock, and nobody else may write
+ * then. */
+static int open_database(struct database *db, int *fd)
+{
+    int err = open_main(db, fd);
     return err ? err : lock_database_shared(*fd);
 }
 
@@ -265,13 +271,15 @@ static int look_at_index(struct database *db, int shm_fd, bool *behind)
     return *behind ? 0 : -ERR_BUSY;
 }
 
-static int is_needed(struct database *db, bool *needed)
+/* The locks that sealing takes may be in the way of clients that do not wait for any: as long as somebody has
+ * the wal-index open, it waits for the close (dying.h). */
+static int is_needed(struct database *db, bool closing, bool *needed)
 {
     struct capture_wal *w = &db->wal;
     int fd = -1;
     mutex_lock(&db->mutex);
     bool captured = w->valid && w->captured > 0;
-    *needed = w->broken > 0;
+    *needed = w->broken > 0 && (closing || db->handles[FILE_SHM] == 0);
     mutex_unlock(&db->mutex);
     if (*needed || !captured)
         return 0;
@@ -299,12 +307,12 @@ static void fixed(struct database *db, int err)
                   db->path, err_text(err));
 }
 
-void walfix(struct database *db)
+static void fix(struct database *db, bool closing)
 {
     int main_fd = -1, shm_fd = -1;
     bool needed;
 
-    int err = is_needed(db, &needed);
+    int err = is_needed(db, closing, &needed);
     if (err || !needed) {
         fixed(db, err);
         return;
@@ -320,17 +328,37 @@ void walfix(struct database *db)
     file_close(main_fd);
 }
 
-void walfix_of_dying(struct database *db, pid_t pid)
+void walfix(struct database *db)
 {
-    pid_t holder;
-    int shm_fd;
-    int err = open_index(db, &shm_fd);
+    fix(db, false);
+}
+
+/* A connection with exclusive locks keeps its wal-index to itself: it goes with the process. */
+static int fix_of_exclusive(struct database *db, pid_t pid)
+{
+    pid_t holder = 0;
+    int fd, err = open_main(db, &fd);
+    if (err)
+        return err;
+    err = lock_holder(fd, LOCK_SHARED_FIRST, &holder);
+    if (!err && holder == pid && lock_database_is_written(fd))
+        err = mend(db, NULL);
+    file_close(fd);
+    return err;
+}
+
+void walfix_of_closing(struct database *db, pid_t pid)
+{
+    pid_t holder = 0;
+    int shm_fd, err = open_index(db, &shm_fd);
+    if (err == -ERR_NOTFOUND && pid > 0)
+        fixed(db, fix_of_exclusive(db, pid));
     if (err)
         return; /* the settler looks again when its files are closed */
     err = lock_holder(shm_fd, LOCK_SHM_WRITE, &holder);
-    if (!err && holder == pid)
+    if (!err && holder > 0 && holder == pid)
         fixed(db, fix_index(db, shm_fd));
     file_close(shm_fd);
     if (!err && holder == 0)
-        walfix(db);
+        fix(db, true);
 }

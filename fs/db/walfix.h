@@ -15,7 +15,8 @@ struct database;
  *
  * Frames that SQLite has forgotten to seal (wal.h) are in use as long as the wal-index lives; when
  * it is built anew from the file, it ends before the first of them (db->wal.broken). They and all
- * frames after them are given checksums.
+ * frames after them are given checksums; not before somebody closes a file of it, or nobody has the
+ * wal-index any more.
  *
  * What cannot be done now, because a writer is at work, stays marked: then it is called again. Uses
  * the own mount: never from a FUSE worker, and not with the database's mutex held.
@@ -23,9 +24,10 @@ struct database;
 void walfix(struct database *db);
 
 /*
- * The same while the process that has left the wal-index behind is still being taken apart (dying.h):
- * if it holds WAL_WRITE, that stands for a lock of ours.
+ * The same while a file of the database is being closed, before the locks go that its process has on it (dying.h).
+ * `pid` is the process if it is being taken apart, else 0: if it holds WAL_WRITE, or has the database for itself, that
+ * stands for a lock of ours.
  */
-void walfix_of_dying(struct database *db, pid_t pid);
+void walfix_of_closing(struct database *db, pid_t pid);
 
 #endif

@@ -4,6 +4,8 @@ of transactions behind that were rolled back."""
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 
 from lib import check, clients
 from lib.case import dice, equal, need, test, wait_for
@@ -123,38 +125,70 @@ def a_savepoint_that_is_rolled_back_after_a_spill_leaves_nothing(scratch, mode):
         d.end(scratch)
 
 
+# Ends with a commit that SQLite 3.40 leaves unsealed in a new WAL: it meant to seal from the frame on that it wrote twice,
+# and after the savepoint the transaction ends before it.
+UNSEALED = ["PRAGMA cache_size=1", "BEGIN", "SAVEPOINT s",
+            *("INSERT INTO t VALUES(%d, zeroblob(400)); UPDATE t SET b = '%d' WHERE a = 12" % (n, n) for n in range(2, 40)),
+            "ROLLBACK TO s", "UPDATE t SET b = '%s' WHERE a = 1", "COMMIT"]
+
+
+def prepare_one_row(c):
+    clients.prepare(c[0], "app.db", "page_size=512", "journal_mode=WAL")
+    with contextlib.closing(c[0].connect("app.db")) as db:
+        db.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+        db.execute("INSERT INTO t VALUES(1, 'one')")
+    c.wait_level("app.db")
+
+
 @test(limit=60)
 def a_savepoint_that_is_rolled_back_to_the_first_frame_of_a_new_wal_leaves_nothing(scratch):
     with Cluster(scratch) as c, contextlib.ExitStack() as stack:
-        clients.prepare(c[0], "app.db", "page_size=512")
-        there = None
+        prepare_one_row(c)
+        there = stack.enter_context(contextlib.closing(c[1].connect("app.db")))
         for turn in range(4):
             with contextlib.closing(c[0].connect("app.db")) as db:
-                db.execute("CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)")
-                db.execute("INSERT OR IGNORE INTO t VALUES(1, 'one')")
-                equal(db.execute("PRAGMA journal_mode=WAL").fetchone(), ("wal",), "the mode")
-                db.execute("PRAGMA cache_size=1")
+                db.execute("PRAGMA journal_mode=WAL")
                 before = c[0].pos("app.db")
-                db.execute("BEGIN")
-                db.execute("SAVEPOINT s")
-                for n in range(2, 40):
-                    db.execute("INSERT INTO t VALUES(?, zeroblob(400))", (n,))
-                    db.execute("UPDATE t SET b = ? WHERE a = 12", (str(n),))  # in a frame that has been written
-                db.execute("ROLLBACK TO s")
-                db.execute("UPDATE t SET b = ? WHERE a = 1", (str(turn),))
-                db.execute("COMMIT")
-                # SQLite 3.40 meant to seal from that frame on; the commit ends before it, and stays unsealed.
+                db.executescript("; ".join(UNSEALED) % turn)
                 equal(c[0].pos("app.db")[0], before[0] + 1, "the TXID after the commit")
                 c.wait_level("app.db")
-                there = there or stack.enter_context(contextlib.closing(c[1].connect("app.db")))
-                want = [(1, str(turn))]
-                equal(there.execute("SELECT * FROM t").fetchall(), want, "what the replica has")
+                equal(there.execute("SELECT * FROM t").fetchall(), [(1, str(turn))], "what the replica has")
                 if turn % 2:
                     db.execute("UPDATE t SET b = 'more'")
                     c.wait_level("app.db")
                     equal(there.execute("SELECT * FROM t").fetchall(), [(1, "more")], "what the replica has")
                 if turn == 2:
                     equal(db.execute("PRAGMA journal_mode=DELETE").fetchone(), ("delete",), "the mode")
+        check.chain_gives(scratch, c[0], "app.db", check.same_everywhere(c, "app.db"))
+
+
+WRITER = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA locking_mode=" + sys.argv[2])
+db.executescript(sys.argv[3])
+os._exit(3)
+"""
+
+
+@test(limit=60, each=("killed", "exclusive", "no checkpoint"))
+def a_commit_that_sqlite_leaves_unsealed_outlasts_its_writer(scratch, how):
+    with Cluster(scratch) as c:
+        prepare_one_row(c)
+        for turn in range(6):
+            script = "; ".join(UNSEALED) % turn
+            if how == "no checkpoint":
+                command = ["sqlite3", c[0].db("app.db"), ".dbconfig no_ckpt_on_close on", script]
+            else:
+                command = [sys.executable, "-c", WRITER, c[0].db("app.db"), how if how == "exclusive" else "normal", script]
+            process = scratch.popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            equal(process.wait(30), 0 if how == "no checkpoint" else 3, "how the writer ended")
+            # Nobody has the wal-index any more: the next connection reads the file.
+            with contextlib.closing(c[0].connect("app.db")) as db:
+                equal(db.execute("SELECT * FROM t").fetchall(), [(1, str(turn))], "what the next connection sees")
+                if turn % 2:
+                    db.execute("UPDATE t SET b = 'more'")
+            c.wait_level("app.db")
         check.chain_gives(scratch, c[0], "app.db", check.same_everywhere(c, "app.db"))
 
 
