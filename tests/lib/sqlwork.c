@@ -108,6 +108,29 @@ static int inside_savepoint(struct sqlwork *w, unsigned depth)
     return rc == SQLITE_OK ? sql_try(w->db, "RELEASE s%u", depth) : rc;
 }
 
+/* Pages are written, some of them more than once, all of that is taken back, and the transaction goes on with little. */
+static int transaction_that_turns_back(struct sqlwork *w)
+{
+    int rc = sql_try(w->db, "BEGIN");
+    uint32_t n = 5 + sqlwork_below(w, 40), again = sqlwork_below(w, n);
+    if (rc == SQLITE_OK && sqlwork_below(w, 3) == 0)
+        rc = change_rows(w);
+    if (rc == SQLITE_OK)
+        rc = sql_try(w->db, "SAVEPOINT s");
+    for (uint32_t i = 0; rc == SQLITE_OK && i < n; i++) {
+        rc = run_with_blob(w, "INSERT INTO t(b, k) VALUES (?1, ?2)", row_size(w));
+        if (rc == SQLITE_OK && i >= again)
+            rc = sql_try(w->db, "UPDATE t SET k = k + 1 WHERE a = (SELECT max(a) - %u FROM t)",
+                         i - again);
+    }
+    if (rc == SQLITE_OK)
+        rc = sql_try(w->db, "ROLLBACK TO s");
+    for (uint32_t i = sqlwork_below(w, 3); rc == SQLITE_OK && i > 0; i--)
+        rc = sql_try(w->db, "UPDATE t SET k = k + 1 WHERE a = %u", sqlwork_below(w, 30));
+    snprintf(w->last, sizeof w->last, "transaction that turns back, COMMIT");
+    return rc == SQLITE_OK ? sql_try(w->db, "COMMIT") : rc;
+}
+
 static int transaction(struct sqlwork *w)
 {
     static const char *const begin[] = {"BEGIN", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"};
@@ -169,7 +192,7 @@ int sqlwork_step(struct sqlwork *w)
 {
     int rc;
     snprintf(w->last, sizeof w->last, "transaction");
-    switch (sqlwork_below(w, 24)) {
+    switch (w->turns_back && sqlwork_below(w, 2) ? 24 : sqlwork_below(w, 24)) {
     case 0: rc = one(w, "VACUUM"); break;
     case 1: rc = checkpoint(w); break;
     case 2: rc = change_mode(w); break;
@@ -186,6 +209,7 @@ int sqlwork_step(struct sqlwork *w)
         snprintf(w->last, sizeof w->last, "rows");
         rc = change_rows(w);
         break;
+    case 24: rc = transaction_that_turns_back(w); break;
     default: rc = transaction(w); break;
     }
     if (rc != SQLITE_OK && !sqlite3_get_autocommit(w->db))

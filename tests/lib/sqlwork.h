@@ -24,6 +24,7 @@ struct sqlwork {
     bool crashes;           /* will be interrupted: only modes that survive it */
     bool changes_page_size; /* may VACUUM to another page size */
     bool no_rollback;       /* journal_mode=OFF: SQLite cannot roll back */
+    bool turns_back;        /* every second step returns to a savepoint in its middle */
     unsigned row_bytes;     /* the largest row; 0: a default that fits the page size */
     char last[96];          /* what the last step was */
 };

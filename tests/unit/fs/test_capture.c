@@ -252,9 +252,11 @@ static void the_first_transactions_of_a_wal_are_captured(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 3; i++) {
-        struct watched w = {
-            .work = {
-                .journal_mode = "WAL", .page_size = 512, .auto_vacuum = i, .dice = dice_u64()}};
+        struct watched w = {.work = {.journal_mode = "WAL",
+                                     .page_size = 512,
+                                     .auto_vacuum = i,
+                                     .turns_back = true,
+                                     .dice = dice_u64()}};
         begin(NULL);
         logcopy_open(&w.copy);
         for (unsigned connections = 0; connections < STEPS; connections++) {
