@@ -140,6 +140,10 @@ static void a_loss_of_power_after_a_kill_loses_nothing(void **state)
     (void)state;
     sweep((struct setup){.name = "WAL, killed", .work = {WORK("WAL", 512)}, .kills = true});
     sweep((struct setup){.name = "DELETE, killed", .work = {WORK("DELETE", 512)}, .kills = true});
+    sweep((struct setup){.name = "WAL, turning back, killed",
+                         .work = {WORK("WAL", 512), .turns_back = true},
+                         .settles = true,
+                         .kills = true});
     sweep((struct setup){.name = "changing modes, killed",
                          .work = {WORK("DELETE", 512), .changes_mode = true, .crashes = true},
                          .settles = true,
