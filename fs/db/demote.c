@@ -10,6 +10,7 @@
 #include "fs/db/catalog_impl.h"
 #include "fs/db/database_impl.h"
 #include "fs/db/own.h"
+#include "fs/db/walfix.h"
 #include "ltx/base/err.h"
 #include "ltx/base/file.h"
 #include "ltx/base/logger.h"
@@ -109,18 +110,37 @@ static bool is_whole(struct database *db, bool rolled_back)
     return whole;
 }
 
+/* Frames that SQLite has forgotten to seal are not found again when its last client has gone, and what is known of them
+ * is about to be forgotten here. A client that is stuck in a transaction may be in the way: false. */
+static bool seal_wal(struct database *db)
+{
+    mutex_lock(&db->mutex);
+    bool sealed = db->wal.broken == 0;
+    mutex_unlock(&db->mutex);
+    if (sealed)
+        return true;
+    walfix_of_closing(db, 0);
+    mutex_lock(&db->mutex);
+    sealed = db->wal.broken == 0;
+    mutex_unlock(&db->mutex);
+    return sealed;
+}
+
 static void demote(struct database *db)
 {
     bool hot, dirty;
     stop_changes(db, &hot, &dirty);
     int err = !hot ? 0 : dirty ? roll_back(db) : end_journal(db);
+    bool sealed = seal_wal(db);
 
     mutex_lock(&db->mutex);
-    if (err || !is_whole(db, hot)) {
-        log_warn("follow", "%s: holds changes that never became a record; it is fetched again",
-                 db->path);
+    const char *why = err || !is_whole(db, hot) ? "holds changes that never became a record"
+                      : sealed                  ? NULL
+                                                : "holds a commit that SQLite would not find again";
+    if (why) {
+        log_warn("follow", "%s: %s; it is fetched again", db->path, why);
         if (db->ledger)
-            ledger_set_damaged(db->ledger, "holds changes that never became a record");
+            ledger_set_damaged(db->ledger, why);
     }
     dirty_clear(&db->dirty);
     db->leftover = false;

@@ -240,3 +240,17 @@ void sqlwork_begin(struct sqlwork *w)
     sql_do(w->db, "PRAGMA cache_size=8; PRAGMA wal_autocheckpoint=60");
     sql_do(w->db, "CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b BLOB, k INTEGER)");
 }
+
+void sqlwork_commit_unsealed(sqlite3 *db, const char *value)
+{
+    sql_do(db, "PRAGMA journal_mode=DELETE; PRAGMA page_size=512;"
+               "CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b);"
+               "INSERT OR IGNORE INTO t VALUES(1, ''); PRAGMA journal_mode=WAL;"
+               "PRAGMA cache_size=1; BEGIN; SAVEPOINT s");
+    /* A frame that is not among the first ones is written twice: from there on it means to seal. */
+    for (unsigned a = 2; a < 40; a++)
+        sql_do(db, "INSERT INTO t VALUES(%u, zeroblob(400)); UPDATE t SET b = '%u' WHERE a = 12", a,
+               a);
+    /* The WAL begins once more, and the transaction ends before that frame. */
+    sql_do(db, "ROLLBACK TO s; UPDATE t SET b = '%s' WHERE a = 1; COMMIT", value);
+}

@@ -213,35 +213,29 @@ static void frames_that_sqlite_forgets_to_seal_are_captured(void **state)
     end(NULL);
 }
 
-/* The same in the first transaction of a WAL: what it wrote is rolled back to the first frame, and it begins the
- * WAL once more. */
+/* The same in the first transaction of a WAL. */
 static void frames_that_sqlite_forgets_to_seal_at_the_start_of_a_wal_are_captured(void **state)
 {
     (void)state;
-    struct watched w = {.work = {.journal_mode = "WAL", .page_size = 512}};
+    struct watched w = {.work = {.journal_mode = "WAL", .page_size = 512, .last = "COMMIT"}};
     begin(NULL);
     logcopy_open(&w.copy);
     sqlite3 *sql = w.work.db = sql_open(fsnode_path(&node, "app.db"), "tap");
-    sql_do(sql, "PRAGMA page_size=512; CREATE TABLE t(a INTEGER PRIMARY KEY, b);"
-                "INSERT INTO t VALUES(1, 'one'); PRAGMA journal_mode=WAL; PRAGMA cache_size=1");
-    logcopy_advance(&w.copy, fsnode_ledger(&node, "app.db"));
-    w.digest = logcopy_digest(&w.copy);
-    struct database *db = catalog_get(node.catalog, "app.db");
-    sql_do(sql, "BEGIN; SAVEPOINT s");
-    for (unsigned i = 2; i < 40; i++)
-        sql_do(sql, "INSERT INTO t VALUES(%u, zeroblob(400)); UPDATE t SET b = '%u' WHERE a = 12",
-               i, i);
-    sql_do(sql, "ROLLBACK TO s; UPDATE t SET b = 'three' WHERE a = 1; COMMIT");
-    snprintf(w.work.last, sizeof w.work.last, "COMMIT");
-    printf("SQLite %s: frames were %s\n", sqlite3_libversion(),
-           db->wal.broken > 0 ? "forgotten" : "sealed");
-    look(&w, "app.db");
-    sql_do(sql,
-           "UPDATE t SET b = 'four'"); /* continues from where SQLite believes the last one ended */
-    look(&w, "app.db");
-    sql_do(sql, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET b = 'five'");
-    look(&w, "app.db");
-    catalog_put(db);
+    for (unsigned i = 0; i < 3; i++) {
+        sqlwork_commit_unsealed(sql, i % 2 ? "odd" : "even");
+        struct database *db = catalog_get(node.catalog, "app.db");
+        printf("SQLite %s: frames were %s\n", sqlite3_libversion(),
+               db->wal.broken > 0 ? "forgotten" : "sealed");
+        catalog_put(db);
+        assert_true(logcopy_advance(&w.copy, fsnode_ledger(&node, "app.db")) > 0);
+        w.digest = logcopy_digest(&w.copy);
+        look(&w, "app.db");
+        sql_do(sql,
+               "UPDATE t SET b = 'four'"); /* continues from where SQLite believes that ended */
+        look(&w, "app.db");
+        sql_do(sql, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET b = 'five'");
+        look(&w, "app.db");
+    }
     sql_close(sql);
     logcopy_close(&w.copy);
     end(NULL);

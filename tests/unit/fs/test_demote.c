@@ -17,6 +17,7 @@
 #include "tests/lib/fsnode.h"
 #include "tests/lib/logcopy.h"
 #include "tests/lib/sql.h"
+#include "tests/lib/sqlwork.h"
 
 /*
  * A node stops being the primary while a client is in the middle of something. What the files hold
@@ -120,6 +121,29 @@ static void half_a_transaction_is_rolled_back(void **state)
     }
 }
 
+/* With the primary's clients the wal-index goes, and nothing in the file seals their last commit. */
+static void what_sqlite_forgot_to_seal_outlasts_a_demotion(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        begin(NULL);
+        sqlite3 *db = sql_open(fsnode_path(&node, "app.db"), "tap");
+        sqlwork_commit_unsealed(db, "one");
+        if (i == 1) {
+            fsnode_follow(&node);
+            sqlite3_close(db);
+        } else {
+            sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+            sqlite3_close(db);
+            fsnode_settle(&node); /* what the mount does before the close has ended */
+            fsnode_follow(&node);
+        }
+        assert_not_damaged();
+        assert_file_is_log();
+        end(NULL);
+    }
+}
+
 /* Nobody can tell which pages these were before: the database must be fetched again. */
 static void changes_without_a_journal_are_damage(void **state)
 {
@@ -160,6 +184,7 @@ int main(void)
     tapvfs_lock_by_description();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(half_a_transaction_is_rolled_back),
+        cmocka_unit_test(what_sqlite_forgot_to_seal_outlasts_a_demotion),
         cmocka_unit_test_setup_teardown(changes_without_a_journal_are_damage, begin, end),
         cmocka_unit_test(an_idle_client_notices_nothing_but_that_it_cannot_write),
     };
