@@ -168,7 +168,7 @@ def a_writer_that_stands_still_before_its_wal_index_entry_only_keeps_others_wait
             wait_for(lambda: state_of(victim.process.pid) == "T", 30, "the writer to stand still")
             # Its commit is in the log, and with that on the replica; here nobody can see it yet.
             wait_for(lambda: os.path.exists(c[1].db("app.db")), 10, "the database on the replica")
-        wait_for(lambda: rows(c[1], "app.db", "victim") == [1, 2, 3], 10, "the commit on the replica")
+            wait_for(lambda: rows(c[1], "app.db", "victim") == [1, 2, 3], 10, "the commit on the replica")
             equal(survivor.execute(count).fetchone(), (2,), "rows that a reader sees meanwhile")
             for _ in range(20):
                 try:
