@@ -37,8 +37,8 @@ void sqlwork_begin(struct sqlwork *w);
  * result; on an error whatever was open is rolled back. */
 int sqlwork_step(struct sqlwork *w);
 
-/* In a database in WAL mode that has no -wal yet: makes table t(a, b) if there is none, with one row of this value, by
- * a commit that SQLite 3.40 leaves unsealed (fs/db/wal.h). */
+/* Of the only connection: makes t(a, b) if there is no t, with one row of this value, by a commit in a new WAL that
+ * SQLite 3.40 leaves unsealed (fs/db/wal.h). */
 void sqlwork_commit_unsealed(sqlite3 *db, const char *value);
 
 #endif
