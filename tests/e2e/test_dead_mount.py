@@ -132,7 +132,7 @@ def nobody_reads_half_a_transaction_of_a_writer_that_died_after_its_daemon(scrat
         need(c[0].sql("app.db", "SELECT min(v), max(v) FROM t") == [(0, 0)], "the transaction is not rolled back")
 
 
-@test(limit=240, each=("delete", "truncate"))
+@test(limit=120 + 12 * KILLS, each=("delete", "truncate"))
 def nobody_reads_half_a_record_when_the_applying_daemon_is_killed(scratch, mode):
     rng = dice()
     with Cluster(scratch, nodes=2) as c:
