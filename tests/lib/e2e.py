@@ -101,21 +101,30 @@ def _supervise(results, file, test, keep, last):
     found = []
 
     def end():
-        late.set()
-        found.append(autopsy.report(place.path))
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             # It may hang in a call that only the end of a daemon lets return: end them all.
             scratch.clean(place.path, keep=True)
-    timer = threading.Timer(limit, end)
+
+    def end_late():
+        late.set()
+        found.append(autopsy.report(place.path))
+        end()
+    timer = threading.Timer(limit, end_late)
     timer.start()
     # A program that the test has left running may hold the pipe open, so its end is not waited for.
     output = []
     reader = threading.Thread(target=lambda: output.append(process.stdout.read()), daemon=True)
     reader.start()
-    status = process.wait()
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:  # the main thread gets it, while it runs one that is alone
+        timer.cancel()
+        end()
+        scratch.clean(place.path, keep)
+        raise
     RUNNING.discard(process)
     timer.cancel()
     seconds = time.monotonic() - began
